@@ -1,0 +1,74 @@
+"""How a stage talks to whoever runs it: progress, results, and errors in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+# What bad input and a bad environment raise. Anything else is a fault of ours: traceback.
+EXPECTED = (OSError, ValueError, RuntimeError, MemoryError)
+QUIET_SECONDS = 10.0  # between lines of progress where nobody watches them move
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage's `main`; say an expected error in one line and exit with 1.
+
+    FASHION_MLP_TRACEBACK=1 in the environment shows the traceback as well.
+    """
+    stage = main.__globals__["__spec__"].name.removeprefix("stages.")
+    try:
+        main()
+    except KeyboardInterrupt:
+        print(f"\n{stage}: interrupted; `make` starts this stage again", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except EXPECTED as error:
+        if os.environ.get("FASHION_MLP_TRACEBACK") == "1":
+            traceback.print_exc()
+        print(f"{stage}: error: {_say(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _say(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error or 'free some, or lower the batch size'}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+class Lines(tqdm):  # type: ignore[type-arg]
+    """A progress bar for a pipe or a log: whole lines, now and then."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Print a line, but for the last one: the stage itself says that it is done."""
+        if self.n < (self.total or 0):
+            print(str(self), file=self.fp, flush=True)
+
+    def clear(self, nolock: bool = False) -> None:
+        """Leave what is printed: lines can't be taken back."""
+
+
+def progress(description: str, total: int, unit: str) -> tqdm[Any]:
+    """Open a progress bar on stderr; in a pipe or in CI, a line now and then.
+
+    Args:
+        description: what is being done.
+        total: how many units it takes.
+        unit: the name of one, as in `images`.
+    """
+    if sys.stderr.isatty():
+        return tqdm(total=total, desc=description, unit=f" {unit}", dynamic_ncols=True, leave=False)
+    return Lines(
+        total=total,
+        desc=description,
+        unit=f" {unit}",
+        mininterval=QUIET_SECONDS,
+        delay=QUIET_SECONDS,
+        bar_format="{desc}: {n_fmt} of {total_fmt}{unit}{postfix}, {remaining} left",
+    )

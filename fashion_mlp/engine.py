@@ -1,0 +1,69 @@
+"""TensorFlow, started so that the same numbers come out on every processor.
+
+Measured (docs/reproducibility.md): what moves the bits of a training run is how the libraries
+under TensorFlow cut up a matrix product, which they decide by the processor's vector width, its
+caches and the number of threads. XLA hands a plain product (neither side transposed on the left)
+to YNNPACK, which has kernels that add in one order everywhere, and uses them when told so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+XLA_FLAGS = (
+    # YNNPACK's kernels that add in the same order on every processor, and no approximations
+    # that depend on it.
+    "--xla_cpu_enable_platform_dependent_math=false",
+    # A transposed left side would go to Eigen and oneDNN, which cut by caches and threads:
+    # keep the transposition apart, so that the product stays plain (see network.PortableDense).
+    "--xla_disable_hlo_passes=transpose-folding",
+    # What XLA compiles itself: no instruction newer than AVX2, even where there are some.
+    "--xla_cpu_max_isa=AVX2",
+)
+
+
+def start() -> None:
+    """Import TensorFlow and Keras with portable arithmetic and without start-up noise.
+
+    Call it before anything else imports Keras. It costs 3 s the first time, nothing after.
+
+    Raises:
+        RuntimeError: TensorFlow was imported before, without the settings made here.
+    """
+    if os.environ.get("FASHION_MLP_ENGINE") == str(os.getpid()):
+        return
+    if "tensorflow" in sys.modules:
+        raise RuntimeError("TensorFlow was imported before engine.start(); call start() first")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS]).strip()
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # 2: errors only
+    _import_quietly()
+    os.environ["FASHION_MLP_ENGINE"] = str(os.getpid())
+
+
+def _import_quietly() -> None:
+    """Import TensorFlow and Keras, holding back what libraries print to file descriptor 2.
+
+    They print before any setting of theirs can stop them (CUDA not found, oneDNN is on). Where
+    the import fails, what they printed is shown.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as printed:
+        real = os.dup(2)
+        os.dup2(printed.fileno(), 2)
+        try:
+            import keras
+            import tensorflow as tf
+
+            keras.config.set_floatx("float32")
+            tf.config.set_visible_devices([], "GPU")  # a GPU adds in an order of its own
+        except BaseException:
+            printed.seek(0)
+            os.write(real, printed.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)

@@ -1,0 +1,228 @@
+"""The paper's network in Keras: built, trained, saved and read.
+
+Import it after `engine.start()`, which settles how TensorFlow computes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fashion_mlp.files import replacing
+
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that the zip format can state
+
+
+@tf.custom_gradient
+def portable_matmul(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Multiply as `tf.matmul` does, with gradients that are plain products too.
+
+    TensorFlow's own gradient asks for a product with its left side transposed, which XLA gives
+    to another library, whose order of adding depends on the processor and on the threads. Here
+    the transposition is an operation of its own.
+
+    Args:
+        inputs: float32 (batch, n).
+        kernel: float32 (n, units).
+
+    Returns:
+        float32 (batch, units), and the function that gives the gradients.
+    """
+
+    def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        by_inputs = tf.matmul(upstream, kernel, transpose_b=True)
+        by_kernel = tf.matmul(tf.transpose(inputs), upstream)
+        return by_inputs, by_kernel
+
+    return tf.matmul(inputs, kernel), gradients
+
+
+class PortableDense(keras.layers.Dense):
+    """`Dense` whose weight gradient has the same bits on every processor."""
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Map float32 (batch, n) to (batch, units)."""
+        outputs = portable_matmul(inputs, tf.convert_to_tensor(self.kernel)) + self.bias
+        return self.activation(outputs)
+
+
+def build_network(
+    pixels: int,
+    hidden_units: int,
+    activation: str,
+    classes: int,
+    dense: type[keras.layers.Dense] = keras.layers.Dense,
+) -> keras.Sequential:
+    """Build the paper's network: pixels -> hidden units -> classes.
+
+    Args:
+        pixels: values in one image, 784 in the paper.
+        hidden_units: 800 in the paper.
+        activation: of the hidden layer, relu in the paper.
+        classes: outputs, through softmax, 10 in the paper.
+        dense: the layers' class, where training needs its own.
+    """
+    return keras.Sequential(
+        [
+            keras.Input((pixels,), name="image"),
+            dense(hidden_units, activation=activation, name="hidden"),
+            dense(classes, activation="softmax", name="probabilities"),
+        ],
+        name="fashion_mlp",
+    )
+
+
+class ResidentTrainer(keras.Model):
+    """Trains a network on arrays that stay in memory as tensors, many batches a compiled call.
+
+    Keras' `fit` hands one batch at a time from Python to TensorFlow. Here a step of `fit` is a
+    table of image numbers (batches, batch size): the compiled step gathers each batch from the
+    resident tensors and takes one step of the optimizer for each row. What it computes is what
+    Keras' own `train_step` does; see "Customizing what happens in fit()" in Keras' guides.
+    """
+
+    def __init__(self, network: keras.Sequential, images: np.ndarray, labels: np.ndarray) -> None:
+        """Keep `images` float32 (n, pixels) and `labels` float32 (n, classes)."""
+        super().__init__(name="resident_trainer")
+        self.network = network
+        self.images = tf.constant(images)
+        self.labels = tf.constant(labels)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Map float32 (batch, pixels) to (batch, classes)."""
+        return self.network(inputs, training=training)
+
+    def train_step(self, numbers: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Take a step of the optimizer for each row of `numbers`, int32 (batches, batch size)."""
+
+        def one_batch(row: tf.Tensor) -> tuple[tf.Tensor]:
+            self._learn(tf.gather(self.images, numbers[row]), tf.gather(self.labels, numbers[row]))
+            return (row + 1,)
+
+        tf.while_loop(lambda row: row < tf.shape(numbers)[0], one_batch, (tf.constant(0),))
+        return self.get_metrics_result()
+
+    def _learn(self, images: tf.Tensor, labels: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            probabilities = self(images, training=True)
+            loss = self.compute_loss(x=images, y=labels, y_pred=probabilities)
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss, sample_weight=tf.shape(images)[0])
+            else:
+                metric.update_state(labels, probabilities)
+
+
+def shuffled_batches(
+    images: int, batch_size: int, steps_per_execution: int, seed: int, first_epoch: int = 0
+) -> Iterator[np.ndarray]:
+    """Yield tables of image numbers, epoch after epoch, without end.
+
+    Each epoch takes every image once, in an order that depends on `seed` and the epoch alone.
+    All tables of an epoch have `steps_per_execution` full batches, but for a shorter table of
+    full batches and a last batch that is not full, where the numbers do not divide.
+
+    Yields:
+        int32 (batches, batch size).
+    """
+    epoch = first_epoch
+    while True:
+        order = np.random.default_rng([seed, epoch]).permutation(images).astype(np.int32)
+        full = images // batch_size * batch_size
+        table = order[:full].reshape(-1, batch_size)
+        for first in range(0, len(table), steps_per_execution):
+            yield table[first : first + steps_per_execution]
+        if full < images:
+            yield order[np.newaxis, full:]
+        epoch += 1
+
+
+def tables_per_epoch(images: int, batch_size: int, steps_per_execution: int) -> int:
+    """How many tables `shuffled_batches` yields in an epoch."""
+    full, rest = divmod(images, batch_size)
+    return -(-full // steps_per_execution) + bool(rest)
+
+
+def probabilities(network: keras.Model, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Predict, compiled by XLA, so that the bits are the same on every processor.
+
+    Args:
+        network: takes float32 (n, pixels), gives float32 (n, classes).
+        images: float32 (n, pixels).
+        batch_size: images a call; does not change the result where the arithmetic is portable.
+
+    Returns:
+        float32 (n, classes).
+    """
+    forward = tf.function(lambda batch: network(batch, training=False), jit_compile=True)
+    blocks = [
+        forward(tf.constant(images[first : first + batch_size])).numpy()
+        for first in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(blocks)
+
+
+def mean_loss(network: keras.Model, predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Compute the loss that the network was compiled with, over all images.
+
+    Args:
+        network: compiled.
+        predicted: probabilities, float32 (n, classes).
+        labels: one-hot, float32 (n, classes).
+    """
+    loss = keras.losses.get(network.loss)  # a function: a value for each image
+    by_image = loss(tf.constant(labels, tf.float64), tf.constant(predicted, tf.float64))
+    return float(by_image.numpy().mean())
+
+
+def save_network(network: keras.Model, path: Path) -> None:
+    """Save as .keras, with the same bytes for the same network.
+
+    Keras' own file has the time of saving in its metadata and in each entry of its zip, and
+    memory addresses as the identities of shared objects. The entries stay uncompressed, as
+    zlib's output differs between its versions.
+    """
+    with replacing(path) as temporary:
+        network.save(temporary)
+        with zipfile.ZipFile(temporary) as archive:
+            entries = {name: archive.read(name) for name in sorted(archive.namelist())}
+        metadata = json.loads(entries["metadata.json"])
+        del metadata["date_saved"]
+        entries["metadata.json"] = json.dumps(metadata).encode()
+        addresses: dict[bytes, int] = {}
+        entries["config.json"] = re.sub(
+            rb'(?<="shared_object_id": )\d+',
+            lambda address: b"%d" % addresses.setdefault(address[0], len(addresses) + 1),
+            entries["config.json"],
+        )
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for name, content in entries.items():
+                archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), content)
+
+
+def load_network(path: Path) -> keras.Model:
+    """Read a .keras file; refuse what could run code.
+
+    Raises:
+        ValueError: not a whole .keras file.
+        OSError: the file can't be read.
+    """
+    with path.open("rb"):
+        pass  # Keras says of a file that is missing that it is not a zip
+    try:
+        return keras.models.load_model(path, safe_mode=True)
+    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: not a whole .keras file ({reason}); run `dvc repro --force train`"
+        ) from None

@@ -1,0 +1,1 @@
+"""What DVC runs: one recipe a file, `python -m stages.<name>`."""

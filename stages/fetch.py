@@ -1,0 +1,255 @@
+"""fetch: bring the four files of the data set, from whichever source works.
+
+reads   the first good source of params.yaml's `fetch.sources`
+writes  data/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte
+
+The SHA-256 of the decompressed content decides what is good, so every source gives the same
+bytes: archives of the same content differ (a re-packed .gz has another hash), and the authors'
+copy comes over plain http, which the hash makes safe.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import pooch
+from requests import RequestException
+
+from fashion_mlp.console import run
+from fashion_mlp.files import CHUNK
+from fashion_mlp.params import File, Source, load_params
+
+RAW = Path("data/raw")
+APT_CONFIG = """\
+// No hook of the system's runs, nothing is written outside the scratch folder, and no more is
+// read than the list of packages.
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear Acquire::IndexTargets;
+Acquire::IndexTargets::deb::Packages {{
+  MetaKey "$(COMPONENT)/binary-$(ARCHITECTURE)/Packages";
+  flatMetaKey "Packages";
+  ShortDescription "Packages";
+  Description "$(RELEASE)/$(COMPONENT) $(ARCHITECTURE) Packages";
+  Optional "false";
+}};
+Acquire::Languages "none";
+Acquire::Retries "2";
+Acquire::http::Timeout "{timeout:.0f}";
+Acquire::https::Timeout "{timeout:.0f}";
+APT::Sandbox::User "";
+Dir::State::Lists "{scratch}/lists";
+Dir::Cache "{scratch}/cache";
+Dir::Log "{scratch}/log";
+"""
+
+
+def fetch(
+    sources: list[Source], files: Mapping[str, File], timeout: float, raw: Path = RAW
+) -> None:
+    """Put all files into `raw`, from the first source that gives all of them.
+
+    Args:
+        sources: where to look, in this order.
+        files: what the decompressed content of each must be, by file name.
+        timeout: seconds without an answer before a web source is given up.
+        raw: the folder to fill. It keeps what it had where no source works.
+
+    Raises:
+        RuntimeError: no source gave all files; the text lists each with its reason.
+        OSError: `raw` can't be written.
+    """
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in raw.parent.glob(".fetch-*"):  # of a run that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    reasons = []
+    for source in sources:
+        # Beside `raw`, so that the renames at the end stay within one file system.
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=raw.parent) as name:
+            scratch = Path(name)
+            try:
+                fetch_from(source, files, timeout, scratch)
+            except SourceError as error:
+                reasons.append(f"{describe(source)}: {error}")
+                print(f"fetch: {reasons[-1]}", file=sys.stderr)
+                continue
+            raw.mkdir(exist_ok=True)
+            for file in files:
+                (scratch / file).replace(raw / file)
+        total = sum(file.bytes for file in files.values())
+        print(f"fetch: {len(files)} files, {total:,} bytes, verified, from {describe(source)}")
+        return
+    tried = "\n".join(f"  - {reason}" for reason in reasons)
+    raise RuntimeError(
+        f"no source gave the {len(files)} files:\n{tried}\n"
+        f"What to do: put the files (as they are or as .gz) into a folder and name it in "
+        f"FASHION_MNIST_DIR, or mend a source above, or add one to fetch.sources in params.yaml."
+    )
+
+
+class SourceError(Exception):
+    """Why a source is no good: the next one is tried."""
+
+
+def describe(source: Source) -> str:
+    """Name a source as the user knows it."""
+    if source.environment:
+        folder = os.environ.get(source.environment)
+        return f"${source.environment}" + (f" ({folder})" if folder else "")
+    if source.debian_package:
+        return f"Debian package {source.debian_package}"
+    return source.url or source.folder or ""
+
+
+def fetch_from(source: Source, files: Mapping[str, File], timeout: float, scratch: Path) -> None:
+    """Put all files into `scratch`, decompressed and verified, from one source.
+
+    Raises:
+        SourceError: the source lacks a file, or gives wrong content.
+    """
+    if source.url:
+        for name, expected in files.items():
+            archive = download(source.url.rstrip("/") + f"/{name}.gz", timeout, scratch)
+            unpack(archive, scratch / name, expected)
+            archive.unlink()
+        return
+    if source.environment:
+        folder = os.environ.get(source.environment, "")
+        if not folder:
+            raise SourceError("the variable is not set")
+    elif source.debian_package:
+        package = download_debian_package(source.debian_package, timeout, scratch)
+        folder = str(package) + str(source.folder)
+    else:
+        folder = str(source.folder)
+    for name, expected in files.items():
+        unpack(find(Path(folder), name), scratch / name, expected)
+
+
+def find(folder: Path, name: str) -> Path:
+    """Find a file in a local folder, as it is or compressed."""
+    if not folder.is_dir():
+        raise SourceError("not installed" if not folder.exists() else "not a folder")
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise SourceError(f"has neither {name} nor {name}.gz")
+
+
+def download(url: str, timeout: float, scratch: Path) -> Path:
+    """Download one archive, with a progress bar where someone watches."""
+    pooch.get_logger().setLevel(logging.WARNING)  # it would tell everyone the archive's hash
+    downloader = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty(), timeout=timeout, headers={"Accept-Encoding": "identity"}
+    )
+    archive = scratch / url.rsplit("/", 1)[1]
+    print(f"fetch: downloading {url}", file=sys.stderr)
+    try:
+        downloader(url, str(archive), None)
+    except (RequestException, ValueError, OSError) as error:
+        raise SourceError(f"{archive.name}: {_shorten(error)}") from None
+    return archive
+
+
+def _shorten(error: BaseException) -> str:
+    """Say the cause of a failed download without the layers that wrapped it."""
+    while isinstance(getattr(error, "reason", None), BaseException):
+        error = error.reason  # type: ignore[attr-defined]
+    if error.args and isinstance(error.args[0], BaseException):
+        return _shorten(error.args[0])
+    text = " ".join(str(error).split())
+    return text.split(": ", 1)[1] if text.startswith("<") and ": " in text else text
+
+
+def download_debian_package(package: str, timeout: float, scratch: Path) -> Path:
+    """Download and unpack a Debian package by apt's own client, without root.
+
+    apt reads this machine's list of sources and its keys; what it writes goes to `scratch`.
+
+    Returns:
+        The folder in which the package's own paths start.
+    """
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise SourceError(f"this system has no {tool}")
+    home, root = scratch / "apt", scratch / "root"
+    for folder in ("lists/partial", "cache/archives/partial", "log"):
+        (home / folder).mkdir(parents=True)
+    config = home / "apt.conf"
+    config.write_text(APT_CONFIG.format(scratch=home.resolve(), timeout=timeout))
+    apt = ["apt-get", "--config-file", "apt.conf", "--quiet"]
+    _run([*apt, "update"], home)
+    _run([*apt, "download", package], home)
+    archives = list(home.glob("*.deb"))
+    if len(archives) != 1:
+        raise SourceError(f"apt-get download left {len(archives)} packages, expected 1")
+    _run(["dpkg-deb", "--extract", archives[0].name, str(root.resolve())], home)
+    return root
+
+
+def _run(command: list[str], folder: Path) -> None:
+    """Run a command whose output the user may watch; its last error is the reason."""
+    print(f"fetch: {' '.join(command)}", file=sys.stderr)
+    result = subprocess.run(
+        command, cwd=folder, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
+    )
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if line.startswith("E:")]
+        reason = (lines or result.stderr.splitlines() or ["no reason given"])[-1]
+        raise SourceError(f"{command[0]} {command[-1]}: {reason.removeprefix('E: ')}")
+
+
+def unpack(source: Path, target: Path, expected: File) -> None:
+    """Copy a file, decompressed if it is gzip, and check length and SHA-256.
+
+    Stops at the expected length, so that an archive made to expand without end can't.
+
+    Raises:
+        SourceError: another content than expected, or a broken archive.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        with _open(source) as content, target.open("wb") as file:
+            while block := content.read(CHUNK):
+                size += len(block)
+                if size > expected.bytes:
+                    break
+                digest.update(block)
+                file.write(block)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise SourceError(f"{source.name}: broken gzip: {error}") from None
+    if size != expected.bytes:
+        found = f"{size:,}" if size < expected.bytes else "more"
+        raise SourceError(f"{source.name}: expected {expected.bytes:,} bytes, got {found}")
+    if digest.hexdigest() != expected.sha256:
+        raise SourceError(
+            f"{source.name}: expected SHA-256 {expected.sha256}, got {digest.hexdigest()}"
+        )
+
+
+def _open(source: Path) -> BinaryIO:
+    """Open a file for reading its content, whatever its name says."""
+    with source.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(source, "rb") if compressed else source.open("rb")  # type: ignore[return-value]
+
+
+def main() -> None:
+    params = load_params().fetch
+    fetch(params.sources, params.files, params.timeout)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,157 @@
+"""train: the paper's network, trained as the paper trains it.
+
+reads   data/prepared/{train,validation}_{images,labels}.npy
+writes  models/fashion_mlp.keras   the trained network; keras.models.load_model opens it
+        metrics/train.json         train_loss, train_accuracy: the last epoch of the log
+        plots/history.csv          the log: epoch, loss, accuracy (and val_…, if held out)
+
+The loss and the accuracy of an epoch are means over its batches while the weights still move,
+as Keras' log and the paper's have them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fashion_mlp import engine
+from fashion_mlp.console import progress, run
+from fashion_mlp.dataset import Split, load_split
+from fashion_mlp.files import write_json, write_text
+from fashion_mlp.params import Optimizer, Train, load_params
+
+if TYPE_CHECKING:
+    import keras
+
+MODEL = Path("models/fashion_mlp.keras")
+METRICS = Path("metrics/train.json")
+HISTORY = Path("plots/history.csv")
+DIGITS = 6  # of a loss or an accuracy; float32 carries no more
+
+History = dict[str, list[float]]
+
+
+def train(params: Train, split: Split, validation: Split) -> tuple[keras.Sequential, History]:
+    """Build and train the network.
+
+    Args:
+        params: the section `train` of params.yaml.
+        split: images float32 (n, pixels) and one-hot labels float32 (n, classes) to learn from.
+        validation: the same, to measure after each epoch; may be empty.
+
+    Returns:
+        The trained network, compiled, and Keras' history: a list of values by metric.
+    """
+    import keras
+    import tensorflow as tf
+
+    from fashion_mlp.network import (
+        PortableDense,
+        ResidentTrainer,
+        build_network,
+        shuffled_batches,
+        tables_per_epoch,
+    )
+
+    keras.utils.set_random_seed(params.seed)
+    pixels, classes = split.images.shape[1], split.labels.shape[1]
+    shape = (pixels, params.hidden_units, params.activation, classes)
+    learner = build_network(*shape, dense=PortableDense)
+    trainer = ResidentTrainer(learner, split.images, split.labels)
+    trainer.compile(
+        loss=params.loss,
+        optimizer=make_optimizer(params.optimizer),
+        metrics=["accuracy"],
+        jit_compile=True,
+    )
+    batching = (len(split.images), params.batch_size, params.steps_per_execution)
+    tables = tf.data.Dataset.from_generator(
+        lambda: shuffled_batches(*batching, params.seed),
+        output_signature=tf.TensorSpec((None, None), tf.int32),
+    )
+    network = build_network(*shape)
+    network.summary()
+    history = trainer.fit(
+        tables,
+        steps_per_epoch=tables_per_epoch(*batching),
+        epochs=params.epochs,
+        validation_data=tuple(validation) if len(validation.images) else None,
+        validation_batch_size=1000,
+        shuffle=False,  # the tables are shuffled already
+        callbacks=[epoch_progress(params.epochs)],
+        verbose=0,
+    )
+    network.set_weights(learner.get_weights())
+    network.compile(
+        loss=params.loss, optimizer=make_optimizer(params.optimizer), metrics=["accuracy"]
+    )
+    return network, history.history
+
+
+def make_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:
+    """Make the Keras optimizer that params.yaml names, with the options that are set there."""
+    import keras
+
+    return getattr(keras.optimizers, optimizer.name)(**optimizer.options)
+
+
+def epoch_progress(epochs: int) -> keras.callbacks.Callback:
+    """Make a callback that shows epochs done, loss, accuracy and the time left."""
+    import keras
+
+    bar = progress("train", epochs, "epochs")
+
+    def show(epoch: int, logs: dict[str, Any]) -> None:
+        bar.set_postfix({key: f"{value:.4f}" for key, value in logs.items()}, refresh=False)
+        bar.update()
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=show, on_train_end=lambda logs: bar.close())
+
+
+def history_csv(history: History) -> str:
+    """Write Keras' history as CSV: a line an epoch, numbered from 1."""
+    columns = [key for key in ("loss", "accuracy", "val_loss", "val_accuracy") if key in history]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *columns])
+    for epoch, values in enumerate(zip(*(history[key] for key in columns), strict=True), start=1):
+        writer.writerow([epoch, *(f"{value:.{DIGITS}f}" for value in values)])
+    return text.getvalue()
+
+
+def metrics(history: History) -> dict[str, float]:
+    """Name the last epoch's figures: train_loss, train_accuracy (and validation_…)."""
+    names = {
+        "loss": "train_loss",
+        "accuracy": "train_accuracy",
+        "val_loss": "validation_loss",
+        "val_accuracy": "validation_accuracy",
+    }
+    return {
+        name: round(float(history[key][-1]), DIGITS)
+        for key, name in names.items()
+        if key in history
+    }
+
+
+def main() -> None:
+    params = load_params()
+    pixels, classes = params.dataset.pixels, len(params.dataset.classes.en)
+    split = load_split("train", pixels, classes)
+    validation = load_split("validation", pixels, classes)
+    engine.start()
+    network, history = train(params.train, split, validation)
+    figures = metrics(history)
+
+    from fashion_mlp.network import save_network
+
+    save_network(network, MODEL)
+    write_text(HISTORY, history_csv(history))
+    write_json(METRICS, figures)
+    print("train: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+
+
+if __name__ == "__main__":
+    run(main)
