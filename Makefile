@@ -40,9 +40,9 @@ check-repro: $(INSTALLED)  ## clone HEAD, run everything from nothing, compare e
 bench: $(INSTALLED)  ## time an epoch against Keras' fit as the paper writes it, side by side
 	@python -m benchmarks.epoch
 
-lock: $(INSTALLED)  ## write requirements.lock anew from pyproject.toml
+lock: $(INSTALLED)  ## write requirements.lock from pyproject.toml; UPGRADE=1: with newest versions
 	@uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --upgrade --quiet --output-file requirements.lock
+		--generate-hashes --no-header $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock
 	echo "make: wrote requirements.lock; \`make\` installs it"
 
 clean:  ## remove the environment and tools' caches; data, models and DVC's cache stay

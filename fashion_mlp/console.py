@@ -53,6 +53,11 @@ class Lines(tqdm):  # type: ignore[type-arg]
     def clear(self, nolock: bool = False) -> None:
         """Leave what is printed: lines can't be taken back."""
 
+    def close(self) -> None:
+        """Print nothing more; tqdm would end its bar with an empty line."""
+        self.disable = True
+        super().close()
+
 
 def progress(description: str, total: int, unit: str) -> tqdm[Any]:
     """Open a progress bar on stderr; in a pipe or in CI, a line now and then.

@@ -44,6 +44,37 @@ def train(params: Train, split: Split, validation: Split) -> tuple[keras.Sequent
     Returns:
         The trained network, compiled, and Keras' history: a list of values by metric.
     """
+    from fashion_mlp.network import build_network
+
+    network = build_network(*network_shape(params, split))
+    network.summary()
+    learner, history = learn(params, split, validation, [epoch_progress(params.epochs)])
+    network.set_weights(learner.get_weights())
+    network.compile(
+        loss=params.loss, optimizer=make_optimizer(params.optimizer), metrics=["accuracy"]
+    )
+    return network, history
+
+
+def network_shape(params: Train, split: Split) -> tuple[int, int, str, int]:
+    """List what `build_network` needs: pixels, hidden units, activation, classes."""
+    return split.images.shape[1], params.hidden_units, params.activation, split.labels.shape[1]
+
+
+def learn(
+    params: Train, split: Split, validation: Split, callbacks: list[keras.callbacks.Callback]
+) -> tuple[keras.Sequential, History]:
+    """Train a network whose weights have the same bits on every processor.
+
+    Args:
+        params: as in `train`.
+        split: as in `train`.
+        validation: as in `train`.
+        callbacks: as Keras' `fit` takes them.
+
+    Returns:
+        The trained network, of `PortableDense` layers, and Keras' history.
+    """
     import keras
     import tensorflow as tf
 
@@ -56,9 +87,7 @@ def train(params: Train, split: Split, validation: Split) -> tuple[keras.Sequent
     )
 
     keras.utils.set_random_seed(params.seed)
-    pixels, classes = split.images.shape[1], split.labels.shape[1]
-    shape = (pixels, params.hidden_units, params.activation, classes)
-    learner = build_network(*shape, dense=PortableDense)
+    learner = build_network(*network_shape(params, split), dense=PortableDense)
     trainer = ResidentTrainer(learner, split.images, split.labels)
     trainer.compile(
         loss=params.loss,
@@ -71,23 +100,17 @@ def train(params: Train, split: Split, validation: Split) -> tuple[keras.Sequent
         lambda: shuffled_batches(*batching, params.seed),
         output_signature=tf.TensorSpec((None, None), tf.int32),
     )
-    network = build_network(*shape)
-    network.summary()
     history = trainer.fit(
         tables,
         steps_per_epoch=tables_per_epoch(*batching),
         epochs=params.epochs,
+        shuffle=False,  # the tables are shuffled already
         validation_data=tuple(validation) if len(validation.images) else None,
         validation_batch_size=1000,
-        shuffle=False,  # the tables are shuffled already
-        callbacks=[epoch_progress(params.epochs)],
+        callbacks=callbacks,
         verbose=0,
     )
-    network.set_weights(learner.get_weights())
-    network.compile(
-        loss=params.loss, optimizer=make_optimizer(params.optimizer), metrics=["accuracy"]
-    )
-    return network, history.history
+    return learner, history.history
 
 
 def make_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:
