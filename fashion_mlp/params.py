@@ -94,6 +94,7 @@ class Dataset(Section):
     """What the data are."""
 
     name: Name
+    license: Name
     image_shape: tuple[Annotated[Int, Field(ge=1)], Annotated[Int, Field(ge=1)]]
     classes: Classes
 
@@ -203,6 +204,7 @@ class Export(Section):
     ir_version: Annotated[Int, Field(ge=7, le=10)]
     tolerance: Annotated[Float, Field(gt=0, le=1e-4)]
     batch_sizes: Annotated[list[Annotated[Int, Field(ge=1)]], Field(min_length=1)]
+    int8: bool
 
 
 class Gate(Section):

@@ -1,71 +1,64 @@
 """export: the network as an ONNX file, proven equal to the Keras model before it is written.
 
 reads   models/fashion_mlp.keras, data/prepared/{train,test}_{images,labels}.npy
-writes  models/fashion_mlp.onnx       image float32 [N,784] -> probabilities float32 [N,10]
-        models/test_data_set_0/       one input and its output, in ONNX's backend-test layout
-        metrics/export.json           what was compared, and on how many images it held
+writes  models/fashion_mlp.onnx         image float32 [N,784] -> probabilities float32 [N,10]
+        models/fashion_mlp_uint8.onnx   the same with the preprocessing inside: image uint8 [N,784]
+        models/int8/                    fashion_mlp_int8.onnx, where export.int8 asks for it
+        models/test_data_set_0/         an input and its output, in ONNX's backend-test layout
+        metrics/export.json             what was compared, and on how many images it held
+        metrics/uncertified.csv         the images whose class the rounding bound leaves open
 
-The proof: the graph has the expected form; its four initializers are the Keras weights bit for
-bit; on all images Keras and onnxruntime name the same class, and the probabilities of both lie
-within a tolerance of a float64 reference; the batch size changes none of that. Nothing is
+The proof has levels (fashion_mlp/proof.py): the graph is the one expected; its weights are Keras'
+bit for bit; on all images Keras and onnxruntime lie inside a rounding bound around a float64
+reference and name the same class, whatever the batch size; hostile inputs fare alike. Nothing is
 written before all of it holds.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from fashion_mlp import engine
 from fashion_mlp.console import progress, run
-from fashion_mlp.dataset import Split, load_split
-from fashion_mlp.files import replacing, write_json
-from fashion_mlp.params import load_params
+from fashion_mlp.dataset import load_split
+from fashion_mlp.files import replacing, write_json, write_text
+from fashion_mlp.params import Params, load_params
+from fashion_mlp.proof import (
+    BATCH_SIZE,
+    Evidence,
+    gather,
+    onnxruntime_predict,
+    prove,
+    read_weights,
+    uncertified,
+)
+from fashion_mlp.reference import Weights
 
 if TYPE_CHECKING:
     import keras
 
 MODEL = Path("models/fashion_mlp.keras")
 ONNX = Path("models/fashion_mlp.onnx")
+ONNX_UINT8 = Path("models/fashion_mlp_uint8.onnx")
+INT8 = Path("models/int8")
 TEST_DATA = Path("models/test_data_set_0")
 METRICS = Path("metrics/export.json")
-BATCH_SIZE = 1000
+UNCERTIFIED = Path("metrics/uncertified.csv")
 SAMPLE_IMAGES = 10  # in test_data_set_0
-ACTIVATION_OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
-
-Predict = Callable[[np.ndarray, int], np.ndarray]
-
-
-class Weights(NamedTuple):
-    """The network's weights, float32, by the names that they have in the ONNX file.
-
-    hidden_kernel (pixels, units), hidden_bias (units,), probabilities_kernel (units, classes),
-    probabilities_bias (classes,).
-    """
-
-    hidden_kernel: np.ndarray
-    hidden_bias: np.ndarray
-    probabilities_kernel: np.ndarray
-    probabilities_bias: np.ndarray
-
-
-def read_weights(network: keras.Model) -> tuple[Weights, str]:
-    """Take the weights and the hidden layer's activation out of the Keras model.
-
-    Raises:
-        ValueError: not the network that stage `train` makes.
-    """
-    weights = network.get_weights()
-    if len(weights) != 4 or len(network.layers) != 2:
-        raise ValueError(f"{MODEL}: expected 2 dense layers, got {len(network.layers)}")
-    return Weights(*weights), network.layers[0].activation.__name__
+CALIBRATION_IMAGES = 1000  # of the training set, for int8
+DIGITS = 6
+WHITE = np.float32(255)  # the byte that preprocessing makes 1
 
 
 def convert(network: keras.Model, opset: int, ir_version: int) -> onnx.ModelProto:
@@ -105,7 +98,8 @@ def plain_form(
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor)
         for name, weight in zip(weights._fields, weights, strict=True):
-            if name not in names.values() and same_bits(array, weight):
+            same = array.shape == weight.shape and array.tobytes() == weight.tobytes()
+            if same and name not in names.values():
                 names[tensor.name] = name
                 initializers.append(numpy_helper.from_array(array, name))
                 break
@@ -137,234 +131,162 @@ def plain_form(
     )
 
 
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """Tell whether two arrays have the same dtype, shape and bytes (-0.0 is not 0.0)."""
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+def with_bytes_inside(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the preprocessing before a model: image uint8 [N, pixels] as the bytes of the data.
 
-
-def check_form(model: onnx.ModelProto, activation: str) -> None:
-    """Check the graph: valid ONNX, and the expected operators in the expected order.
-
-    Raises:
-        ValueError: says what differs.
+    Cast, then a true division by 255: as a multiplication by 1/255 it would round otherwise.
     """
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ValueError(f"the converted model is not valid ONNX: {error}") from None
-    expected = ["MatMul", "Add", ACTIVATION_OPERATORS[activation], "MatMul", "Add", "Softmax"]
-    found = [node.op_type for node in model.graph.node]
-    if found != expected:
-        raise ValueError(f"ONNX graph: expected the operators {expected}, got {found}")
-
-
-def check_weights(model: onnx.ModelProto, weights: Weights) -> int:
-    """Check that the initializers are the Keras weights bit for bit.
-
-    Returns:
-        How many were compared.
-
-    Raises:
-        ValueError: names the initializer and the first value that differs.
-    """
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    if list(found) != list(weights._fields):
-        raise ValueError(f"ONNX initializers: expected {list(weights._fields)}, got {list(found)}")
-    for name, expected in zip(weights._fields, weights, strict=True):
-        got = found[name]
-        if got.dtype != expected.dtype or got.shape != expected.shape:
-            raise ValueError(
-                f"ONNX initializer {name}: expected {expected.dtype} {expected.shape}, "
-                f"got {got.dtype} {got.shape}"
-            )
-        different = np.argwhere(got.view(np.uint32) != expected.view(np.uint32))
-        if len(different):
-            where = tuple(int(i) for i in different[0])
-            raise ValueError(
-                f"ONNX initializer {name}: {len(different):,} of {got.size:,} values differ from "
-                f"Keras', first at {where}: expected {expected[where]!r}, got {got[where]!r}"
-            )
-    return len(found)
-
-
-def reference(weights: Weights, activation: str, images: np.ndarray) -> np.ndarray:
-    """Compute the network in float64: the oracle for every runtime.
-
-    Args:
-        weights: float32.
-        activation: of the hidden layer.
-        images: float32 (n, pixels).
-
-    Returns:
-        float64 (n, classes).
-    """
-    activations: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "relu": lambda x: np.maximum(x, 0.0),
-        "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
-        "tanh": np.tanh,
-    }
-    activate = activations[activation]
-    kernel_1, bias_1, kernel_2, bias_2 = (weight.astype(np.float64) for weight in weights)
-    logits = activate(images.astype(np.float64) @ kernel_1 + bias_1) @ kernel_2 + bias_2
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    graph.name = "fashion_mlp_uint8"
+    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    graph.initializer.append(numpy_helper.from_array(np.array(WHITE), "white"))
+    graph.node[0].input[0] = "scaled"
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Div", ["pixels", "white"], ["scaled"], "div"),
+        *graph.node,
+    ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(result, full_check=True)
     return result
 
 
-class Comparison(NamedTuple):
-    """How two runtimes fared against the reference."""
-
-    images: int
-    same_argmax: int
-    largest: dict[str, float]  # by runtime: the largest |probability - reference|
-
-
-def compare(
-    runtimes: dict[str, Predict],
-    oracle: Callable[[np.ndarray], np.ndarray],
-    images: np.ndarray,
-    split: str,
-    batch_size: int,
-    tolerance: float,
-    done: Callable[[int], object] = lambda count: None,
-) -> Comparison:
-    """Compare runtimes with each other and with the reference, on every image.
+def check_bytes_inside(
+    model_uint8: onnx.ModelProto, model: onnx.ModelProto, images: Mapping[str, np.ndarray]
+) -> int:
+    """Check that bytes into one model give the bits that preprocessed images into the other do.
 
     Args:
-        runtimes: by name, functions from float32 (n, pixels) and a batch size to float32
-            (n, classes).
-        oracle: the reference, from float32 (n, pixels) to float64 (n, classes).
-        images: float32 (n, pixels).
-        split: their name in errors.
-        batch_size: images a call of a runtime.
-        tolerance: largest |probability - reference| allowed.
-        done: called with a number of images as they are done.
-
-    Raises:
-        ValueError: says what differed, where and by how much.
-    """
-    largest = dict.fromkeys(runtimes, 0.0)
-    block = max(batch_size, BATCH_SIZE)
-    for first in range(0, len(images), block):
-        part = np.asarray(images[first : first + block])
-        expected = oracle(part)
-        answers = {}
-        for name, predict in runtimes.items():
-            got = predict(part, batch_size)
-            answers[name] = got.argmax(axis=1)
-            distance = np.abs(got - expected)
-            # `not <=` and not `>`, so that a NaN is a miss.
-            if not (distance <= tolerance).all():
-                row, column = np.argwhere(~(distance <= tolerance))[0]
-                raise ValueError(
-                    f"{name} at batch size {batch_size}, {split} image {first + row}, class "
-                    f"{column}: expected {expected[row, column]:.9f} ± {tolerance:g}, "
-                    f"got {got[row, column]:.9f}"
-                )
-            largest[name] = max(largest[name], float(distance.max()))
-        (name_a, a), *others = answers.items()
-        for name_b, b in others:
-            if len(different := np.flatnonzero(a != b)):
-                row = different[0]
-                raise ValueError(
-                    f"batch size {batch_size}, {split} image {first + row}: {name_a} names class "
-                    f"{a[row]}, {name_b} class {b[row]}; {len(different)} such in this block"
-                )
-        done(len(part))
-    return Comparison(len(images), len(images), largest)
-
-
-def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
-    """Make a function that runs the model by onnxruntime on the processor."""
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-
-    def predict(images: np.ndarray, batch_size: int) -> np.ndarray:
-        return np.concatenate(
-            [
-                session.run(["probabilities"], {"image": images[first : first + batch_size]})[0]
-                for first in range(0, len(images), batch_size)
-            ]
-        )
-
-    return predict
-
-
-def keras_predict(network: keras.Model) -> Predict:
-    """Make a function that runs the Keras model as its users run it, by TensorFlow."""
-    import tensorflow as tf
-
-    forward = tf.function(
-        lambda batch: network(batch, training=False),
-        input_signature=[tf.TensorSpec((None, network.input_shape[1]), tf.float32)],
-    )
-
-    def predict(images: np.ndarray, batch_size: int) -> np.ndarray:
-        return np.concatenate(
-            [
-                forward(images[first : first + batch_size]).numpy()
-                for first in range(0, len(images), batch_size)
-            ]
-        )
-
-    return predict
-
-
-def prove(
-    model: onnx.ModelProto,
-    network: keras.Model,
-    splits: dict[str, Split],
-    tolerance: float,
-    batch_sizes: Sequence[int],
-) -> dict[str, Any]:
-    """Prove that the ONNX model computes what the Keras model does.
-
-    Args:
-        model: the converted model.
-        network: the Keras model.
-        splits: all images; batch sizes are compared on the last of them.
-        tolerance: largest |probability - float64 reference| allowed, for both.
-        batch_sizes: to compare.
+        model_uint8: from `with_bytes_inside`.
+        model: the faithful one.
+        images: by split, float32 (n, pixels): bytes divided by 255.
 
     Returns:
-        The figures of metrics/export.json: counts, which do not depend on the machine.
+        The number of images compared: all of them.
 
     Raises:
-        ValueError: at the first thing that differs.
+        ValueError: the first image that differs.
     """
-    weights, activation = read_weights(network)
-    check_form(model, activation)
-    figures: dict[str, Any] = {"initializers_bit_identical": check_weights(model, weights)}
-    runtimes = {"Keras": keras_predict(network), "onnxruntime": onnxruntime_predict(model)}
+    from_bytes, faithful = onnxruntime_predict(model_uint8), onnxruntime_predict(model)
+    for split, array in images.items():
+        for first in range(0, len(array), BATCH_SIZE):
+            prepared = np.asarray(array[first : first + BATCH_SIZE])
+            pixels = np.rint(prepared * WHITE).astype(np.uint8)
+            if (pixels / WHITE).tobytes() != prepared.tobytes():
+                raise ValueError(
+                    f"{split} images {first}…: not bytes divided by 255; "
+                    f"run `dvc repro --force preprocess`"
+                )
+            got, expected = from_bytes(pixels, BATCH_SIZE), faithful(prepared, BATCH_SIZE)
+            if len(rows := np.flatnonzero((got != expected).any(axis=1))):
+                raise ValueError(
+                    f"uint8 model, {split} image {first + rows[0]}: expected {expected[rows[0]]}, "
+                    f"got {got[rows[0]]}"
+                )
+    return sum(len(array) for array in images.values())
 
-    def oracle(images: np.ndarray) -> np.ndarray:
-        return reference(weights, activation, images)
 
-    everything = sum(len(split.images) for split in splits.values())
-    last_name, last = list(splits.items())[-1]
-    with progress("export", everything + len(batch_sizes) * len(last.images), "images") as bar:
-        compared = [
-            compare(runtimes, oracle, split.images, name, BATCH_SIZE, tolerance, bar.update)
-            for name, split in splits.items()
-        ]
-        for batch_size in batch_sizes:
-            compared.append(
-                compare(runtimes, oracle, last.images, last_name, batch_size, tolerance, bar.update)
-            )
-    for name in runtimes:
-        print(
-            f"export: {name}: largest |probability - float64 reference| "
-            f"{max(result.largest[name] for result in compared):.2e}"
-        )
-    whole = compared[: len(splits)]
-    return figures | {
-        "images": sum(result.images for result in whole),
-        "argmax_agreement": sum(result.same_argmax for result in whole),
-        "within_tolerance": sum(result.images for result in whole),
-        "tolerance": tolerance,
-        "batch_sizes_agreeing": len(batch_sizes),
+def with_metadata(model: onnx.ModelProto, params: Params, accuracy: float, scaled: bool) -> None:
+    """Say inside the file what a consumer must know.
+
+    `model_author`, `model_license` (onnx, docs/IR.md) and `Image.…` (docs/MetadataProps.md) are
+    ONNX's own keys; for the rest there is no standard.
+
+    Args:
+        model: changed in place.
+        params: all of params.yaml.
+        accuracy: on the test set.
+        scaled: whether the model takes values in 0…1; bytes otherwise.
+    """
+    height, width = params.dataset.image_shape
+    steps = f"{height}x{width} image, grey, light on dark, flattened row by row"
+    model.doc_string = f"{params.dataset.name} classifier, {height * width} pixels to probabilities"
+    metadata = {
+        "Image.BitmapPixelFormat": "Gray8",
+        "Image.NominalPixelRange": "Normalized_0_1" if scaled else "NominalRange_0_255",
+        "class_names": params.dataset.classes.model_dump(),
+        "data_license": params.dataset.license,
+        "data_sha256": {name: file.sha256 for name, file in params.fetch.files.items()},
+        "dataset": params.dataset.name,
+        "model_author": "fashion-mlp",
+        "model_license": "MIT",
+        "preprocessing": f"{steps}, divided by 255" if scaled else f"{steps}, bytes as they are",
+        "test_accuracy": f"{accuracy:.{DIGITS}f}",
+        "train_params": params.train.model_dump(),
+        "validation_images": params.preprocess.validation_images,
     }
+    helper.set_model_props(
+        model,
+        {
+            key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for key, value in metadata.items()
+        },
+    )
+
+
+def quantize(model: onnx.ModelProto, images: np.ndarray, path: Path) -> None:
+    """Write an int8 variant: static quantization, calibrated on images, QDQ form.
+
+    Args:
+        model: the faithful one.
+        images: float32 (n, pixels), of the training set.
+        path: where to write.
+    """
+    from onnxruntime import quantization
+
+    class Images(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches: Iterator[np.ndarray] = iter(np.array_split(images, 10))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"image": batch}
+
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        source = Path(folder) / "model.onnx"
+        onnx.save(model, source)
+        quantization.quantize_static(
+            source,
+            temporary,
+            Images(),
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+
+
+def compare_int8(path: Path, evidence: Evidence, labels: np.ndarray) -> dict[str, float]:
+    """Measure what int8 costs on the test set.
+
+    Args:
+        path: the int8 model.
+        evidence: with Keras' answers.
+        labels: class numbers (n,).
+
+    Returns:
+        int8_test_accuracy, and int8_disagreement: the share of answers that differ from Keras'.
+    """
+    classes = onnxruntime_predict(onnx.load(path))(evidence.images["test"], BATCH_SIZE).argmax(1)
+    return {
+        "int8_test_accuracy": round(float((classes == labels).mean()), DIGITS),
+        "int8_disagreement": round(
+            float((classes != evidence.keras["test"].argmax(axis=1)).mean()), DIGITS
+        ),
+    }
+
+
+def uncertified_csv(evidence: Evidence, names: list[str]) -> str:
+    """List the images whose class the bound leaves open, the closest call first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["split", "image", "class", "next_class", "probability_gap"])
+    for split, number, best, following, gap in sorted(
+        uncertified(evidence), key=lambda row: (round(row[4], DIGITS), row[0], row[1])
+    ):
+        writer.writerow([split, number, names[best], names[following], f"{gap:.{DIGITS}f}"])
+    return text.getvalue()
 
 
 def write_test_data(folder: Path, images: np.ndarray, probabilities: np.ndarray) -> None:
@@ -385,27 +307,65 @@ def write_test_data(folder: Path, images: np.ndarray, probabilities: np.ndarray)
             temporary.write_bytes(numpy_helper.from_array(array, name).SerializeToString())
 
 
+def write_model(path: Path, model: onnx.ModelProto) -> None:
+    """Write an ONNX file, with the same bytes for the same model."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
 def main() -> None:
     params = load_params()
-    sizes = (params.dataset.pixels, len(params.dataset.classes.en))
-    splits = {name: load_split(name, *sizes) for name in ("train", "test")}
+    names = params.dataset.classes.en
+    splits = {
+        name: load_split(name, params.dataset.pixels, len(names)) for name in ("train", "test")
+    }
+    images = {name: split.images for name, split in splits.items()}
+    labels = splits["test"].labels.argmax(axis=1)
     engine.start()
 
     from fashion_mlp.network import load_network
 
     network = load_network(MODEL)
-    model = convert(network, params.export.opset, params.export.ir_version)
-    figures = prove(model, network, splits, params.export.tolerance, params.export.batch_sizes)
-    sample = np.asarray(splits["test"].images[:SAMPLE_IMAGES])
-    expected = reference(*read_weights(network), sample).astype(np.float32)
-    write_test_data(TEST_DATA, sample, expected)
-    with replacing(ONNX) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    form = (params.export.opset, params.export.ir_version)
+    checks = (params.export.tolerance, params.export.batch_sizes)
+    total = sum(map(len, images.values())) + len(checks[1]) * len(images["test"])
+    with progress("export", total, "images") as bar:
+        evidence, distance = gather(network, images, *form, *checks, bar.update)
+    say(distance)
+    model = convert(network, *form)
+    figures = prove(model, evidence, say)
+    model_uint8 = with_bytes_inside(model)
+    figures["uint8_bit_identical"] = check_bytes_inside(model_uint8, model, images)
+    say(f"uint8: bytes in, the same bits out on {figures['uint8_bit_identical']:,} images")
+    INT8.mkdir(parents=True, exist_ok=True)
+    if params.export.int8:
+        path = INT8 / "fashion_mlp_int8.onnx"
+        quantize(model, np.asarray(images["train"][:CALIBRATION_IMAGES]), path)
+        figures |= compare_int8(path, evidence, labels)
+        say(
+            f"int8: {path}, {path.stat().st_size:,} bytes, test accuracy "
+            f"{figures['int8_test_accuracy']:.4f}, {figures['int8_disagreement']:.2%} of the "
+            f"answers differ from Keras'"
+        )
+    accuracy = float((evidence.keras["test"].argmax(axis=1) == labels).mean())
+    with_metadata(model, params, accuracy, scaled=True)
+    with_metadata(model_uint8, params, accuracy, scaled=False)
+    sample = slice(0, SAMPLE_IMAGES)
+    expected = evidence.bounds["test"].probabilities[sample].astype(np.float32)
+    write_test_data(TEST_DATA, np.asarray(images["test"][sample]), expected)
+    write_text(UNCERTIFIED, uncertified_csv(evidence, names))
+    write_model(ONNX_UINT8, model_uint8)
+    write_model(ONNX, model)
     write_json(METRICS, figures)
-    print(
-        f"export: {ONNX}, {ONNX.stat().st_size:,} bytes, equal to Keras on "
+    say(
+        f"{ONNX}, {ONNX.stat().st_size:,} bytes, equal to Keras on "
         f"{figures['argmax_agreement']:,} of {figures['images']:,} images"
     )
+
+
+def say(line: str) -> None:
+    """Print a line of this stage's."""
+    print(f"export: {line}", flush=True)
 
 
 if __name__ == "__main__":

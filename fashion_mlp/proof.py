@@ -1,0 +1,513 @@
+"""The proof that an ONNX file computes what the Keras model does, level by level.
+
+Each level is a function that takes the ONNX model and the evidence and gives its findings, or
+raises ValueError with what differed, where and by how much. They do not rely on each other, so
+that checks/mutations.py can show what each of them catches.
+
+The evidence is gathered from the Keras model once: its weights, the float64 reference with its
+rounding bound (reference.py), and what Keras itself answers, which must lie inside the bound.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from google.protobuf import text_format
+from onnx import TensorProto, helper, numpy_helper
+
+from fashion_mlp.reference import Bounds, Weights, bounds
+
+if TYPE_CHECKING:
+    import keras
+
+BATCH_SIZE = 1000
+OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+
+Predict = Callable[[np.ndarray, int], np.ndarray]
+
+
+class Findings(NamedTuple):
+    """What a level found."""
+
+    figures: dict[str, Any]  # counts, the same on every machine: for metrics/export.json
+    says: str  # with what was measured on this machine: for the screen
+
+
+class Evidence(NamedTuple):
+    """What the ONNX model is compared with.
+
+    Arrays by split or by kind of input: images float32 (n, pixels), Keras' answers float32
+    (n, classes).
+    """
+
+    weights: Weights
+    activation: str
+    opset: int
+    ir_version: int
+    tolerance: float  # largest |probability - reference| on real images, beside the bound
+    batch_sizes: Sequence[int]
+    images: Mapping[str, np.ndarray]
+    bounds: Mapping[str, Bounds]
+    keras: Mapping[str, np.ndarray]
+    hostile_images: np.ndarray
+    hostile_bounds: Bounds
+    hostile_keras: np.ndarray
+    hostile_names: Sequence[str]
+
+    @property
+    def batch_split(self) -> str:
+        """The split on which batch sizes are compared: the last."""
+        return list(self.images)[-1]
+
+
+def gather(
+    network: keras.Model,
+    images: Mapping[str, np.ndarray],
+    opset: int,
+    ir_version: int,
+    tolerance: float,
+    batch_sizes: Sequence[int],
+    done: Callable[[int], object] = lambda count: None,
+) -> tuple[Evidence, str]:
+    """Compute the reference and Keras' answers, and check that they agree.
+
+    Args:
+        network: takes float32 (n, pixels), gives float32 (n, classes).
+        images: by split, float32 (n, pixels).
+        opset: that the ONNX file must have.
+        ir_version: that the ONNX file must have.
+        tolerance: largest |probability - reference| on `images`.
+        batch_sizes: at which the answers must agree.
+        done: called with a number of images as they are done.
+
+    Returns:
+        The evidence, and a line for the screen that says how far Keras lies from the reference.
+
+    Raises:
+        ValueError: not the network that stage `train` makes, or Keras' answers lie outside the
+            rounding bound or the tolerance; says where and by how much.
+    """
+    weights, activation = read_weights(network)
+    predict = keras_predict(network)
+    reference, answers, used = {}, {}, []
+    for split, array in images.items():
+        reference[split] = bounds(weights, activation, array)
+        answers[split] = predict(array, BATCH_SIZE)
+        what = f"{split} image"
+        used.append(check_inside("Keras", answers[split], reference[split], what, tolerance))
+        done(len(array))
+    for batch_size in batch_sizes:  # on the last split
+        again = predict(array, batch_size)
+        what = f"at batch size {batch_size}, {split} image"
+        check_inside("Keras", again, reference[split], what, tolerance)
+        check_same_class("Keras", again, answers[split], what)
+        done(len(array))
+    names, hostile = hostile_images(weights.hidden_kernel.shape[0])
+    evidence = Evidence(
+        weights,
+        activation,
+        opset,
+        ir_version,
+        tolerance,
+        batch_sizes,
+        images,
+        reference,
+        answers,
+        hostile,
+        bounds(weights, activation, hostile),
+        # Layer by layer: the fused layers of `predict` drop a NaN (docs/proof.md).
+        np.asarray(network(hostile, training=False)),
+        names,
+    )
+    return evidence, f"Keras inside the bound on all images; {describe_distance(used)}"
+
+
+def read_weights(network: keras.Model) -> tuple[Weights, str]:
+    """Take the weights and the hidden layer's activation out of the Keras model.
+
+    Raises:
+        ValueError: not the network that stage `train` makes.
+    """
+    weights = network.get_weights()
+    if len(weights) != 4 or len(network.layers) != 2:
+        raise ValueError(f"expected a network of 2 dense layers, got {len(network.layers)} layers")
+    return Weights(*weights), network.layers[0].activation.__name__
+
+
+def keras_predict(network: keras.Model) -> Predict:
+    """Make a function that runs the Keras model as its users run it, as `predict` does."""
+    import tensorflow as tf
+
+    forward = tf.function(
+        lambda batch: network(batch, training=False),
+        input_signature=[tf.TensorSpec((None, network.input_shape[1]), tf.float32)],
+    )
+    return batched(lambda batch: forward(batch).numpy(), network.output_shape[1])
+
+
+def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
+    """Make a function that runs the model by onnxruntime on the processor.
+
+    Raises:
+        ValueError: onnxruntime does not take the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors are raised; nothing else is of interest here
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its own exceptions have no common class below Exception
+        raise ValueError(f"onnxruntime does not take the model: {error}") from None
+    name = session.get_inputs()[0].name
+    classes = session.get_outputs()[0].shape[1]
+    return batched(lambda batch: session.run(None, {name: batch})[0], classes)
+
+
+def batched(predict: Callable[[np.ndarray], np.ndarray], classes: int) -> Predict:
+    """Make a function of images and a batch size out of one that takes a batch."""
+
+    def run(images: np.ndarray, batch_size: int) -> np.ndarray:
+        parts = [
+            predict(np.ascontiguousarray(images[first : first + batch_size]))
+            for first in range(0, len(images), batch_size)
+        ]
+        return np.concatenate([np.empty((0, classes), np.float32), *parts])
+
+    return run
+
+
+def hostile_images(pixels: int) -> tuple[list[str], np.ndarray]:
+    """Make the inputs that nobody should send: their names and float32 (n, pixels)."""
+    number = np.arange(pixels)
+    float32 = np.finfo(np.float32)
+    inputs: dict[str, Any] = {
+        "zeros": 0.0,
+        "negative zeros": -0.0,
+        "ones": 1.0,
+        "checkerboard": number % 2,
+        "checkerboard, the other": 1 - number % 2,
+        "stripes of 28": number // 28 % 2,
+        "smallest denormal": float32.smallest_subnormal,
+        "largest denormal": float32.smallest_normal - float32.smallest_subnormal,
+        "minus one": -1.0,
+        "bytes not divided": 255.0,
+        "1e20": 1e20,
+        "1e30": 1e30,
+        "largest float32": float32.max,
+        "smallest float32": float32.min,
+        "NaN": np.nan,
+        "one NaN": np.where(number == pixels // 2, np.nan, 0.0),
+        "infinity": np.inf,
+        "minus infinity": -np.inf,
+        "one infinity": np.where(number == pixels // 2, np.inf, 0.0),
+        "infinities of both signs": np.where(number % 2, np.inf, -np.inf),
+    }
+    images = [np.broadcast_to(np.float32(value), (pixels,)) for value in inputs.values()]
+    return list(inputs), np.stack(images)
+
+
+def check_inside(
+    runtime: str, answers: np.ndarray, allowed: Bounds, what: str, tolerance: float = np.inf
+) -> tuple[float, float]:
+    """Check that answers lie inside the rounding bound, and within a tolerance.
+
+    Args:
+        runtime: its name in errors.
+        answers: float32 (n, classes).
+        allowed: for the same images.
+        what: is counted, in errors: `test image`.
+        tolerance: largest |answer - reference|.
+
+    Returns:
+        The largest |answer - reference|, and the largest share of the bound that was used.
+
+    Raises:
+        ValueError: at the first answer outside.
+    """
+    # `not <=` and not `>`, so that a NaN is outside.
+    distance = np.abs(answers - allowed.probabilities)
+    inside = (allowed.low <= answers) & (answers <= allowed.high) & (distance <= tolerance)
+    if not inside.all():
+        row, column = np.argwhere(~inside)[0]
+        low, high = allowed.low[row, column], allowed.high[row, column]
+        middle = allowed.probabilities[row, column]
+        limits = f"between {low:.9g} and {high:.9g}"
+        if low <= answers[row, column] <= high:
+            limits = f"within {tolerance:g} of {middle:.9g}"
+        raise ValueError(
+            f"{runtime}, {what} {row}, class {column}: expected a probability {limits}, got "
+            f"{answers[row, column]:.9g}; {np.count_nonzero(~inside.all(axis=1)):,} such images"
+        )
+    room = np.where(
+        answers > allowed.probabilities,
+        allowed.high - allowed.probabilities,
+        allowed.probabilities - allowed.low,
+    )
+    share = np.divide(distance, room, out=np.zeros_like(distance), where=room > 0)
+    return float(distance.max(initial=0.0)), float(share.max(initial=0.0))
+
+
+def check_structure(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+    """Level (a): the graph is, field by field, the one expected; only weights are left open.
+
+    Operators, their order, attributes and connections; names, dtypes, shapes and the symbolic
+    batch dimension `N`; opset and IR version; no other imports, functions or fields.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(f"not valid ONNX: {' '.join(str(error).split())}") from None
+    expected = _lines(expected_model(evidence))
+    found = _lines(model)
+    changes = [line for line in difflib.ndiff(expected, found) if line[:2] in ("- ", "+ ")]
+    if changes:
+        wanted = next((line[2:].strip() for line in changes if line[0] == "-"), "nothing more")
+        got = next((line[2:].strip() for line in changes if line[0] == "+"), "nothing more")
+        raise ValueError(f"graph: expected {wanted}, got {got}; {len(changes)} lines differ")
+    operators = [node.op_type for node in model.graph.node]
+    return Findings({"operators": len(operators)}, " -> ".join(operators))
+
+
+def expected_model(evidence: Evidence) -> onnx.ModelProto:
+    """Write down the graph that the file must hold, without the values of its weights."""
+    pixels, classes = len(evidence.weights[0]), len(evidence.weights[3])
+    operator = OPERATORS[evidence.activation]
+    low = operator.lower()
+    nodes = [
+        helper.make_node("MatMul", ["image", "hidden_kernel"], ["matmul_0"], "matmul_0"),
+        helper.make_node("Add", ["matmul_0", "hidden_bias"], ["add_1"], "add_1"),
+        helper.make_node(operator, ["add_1"], [f"{low}_2"], f"{low}_2"),
+        helper.make_node("MatMul", [f"{low}_2", "probabilities_kernel"], ["matmul_3"], "matmul_3"),
+        helper.make_node("Add", ["matmul_3", "probabilities_bias"], ["add_4"], "add_4"),
+        helper.make_node("Softmax", ["add_4"], ["probabilities"], "softmax_5"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "fashion_mlp",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", pixels])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", classes])],
+        [
+            TensorProto(name=name, data_type=TensorProto.FLOAT, dims=weight.shape, raw_data=b"")
+            for name, weight in zip(evidence.weights._fields, evidence.weights, strict=True)
+        ],
+    )
+    return helper.make_model(
+        graph,
+        producer_name="fashion-mlp",
+        ir_version=evidence.ir_version,
+        opset_imports=[helper.make_opsetid("", evidence.opset)],
+    )
+
+
+def _lines(model: onnx.ModelProto) -> list[str]:
+    """Print a model without its weights and its metadata, a field a line."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    del plain.metadata_props[:]
+    for tensor in plain.graph.initializer:
+        tensor.raw_data = b""
+    return text_format.MessageToString(plain).splitlines()
+
+
+def check_weights(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+    """Level (b): the initializers are the Keras weights bit for bit."""
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weights = evidence.weights
+    if list(found) != list(weights._fields):
+        raise ValueError(f"initializers: expected {list(weights._fields)}, got {list(found)}")
+    for name, expected in zip(weights._fields, weights, strict=True):
+        got = found[name]
+        if got.dtype != expected.dtype or got.shape != expected.shape:
+            raise ValueError(
+                f"initializer {name}: expected {expected.dtype} {expected.shape}, "
+                f"got {got.dtype} {got.shape}"
+            )
+        different = np.argwhere(got.view(np.uint32) != expected.view(np.uint32))
+        if len(different):
+            where = tuple(int(i) for i in different[0])
+            raise ValueError(
+                f"initializer {name}: {len(different):,} of {got.size:,} values differ from "
+                f"Keras', first at {where}: expected {expected[where]!r}, got {got[where]!r}"
+            )
+    values = sum(weight.size for weight in weights)
+    return Findings(
+        {"initializers_bit_identical": len(found), "weights_bit_identical": values},
+        f"{len(found)} initializers, {values:,} values, bit for bit Keras'",
+    )
+
+
+def check_bounds(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+    """Level (c): on every image onnxruntime lies inside the rounding bound and the tolerance."""
+    predict = onnxruntime_predict(model)
+    used = [
+        check_inside(
+            "onnxruntime",
+            predict(images, BATCH_SIZE),
+            evidence.bounds[split],
+            f"{split} image",
+            evidence.tolerance,
+        )
+        for split, images in evidence.images.items()
+    ]
+    total = sum(len(images) for images in evidence.images.values())
+    return Findings(
+        {"images": total, "within_bound": total, "tolerance": evidence.tolerance},
+        f"onnxruntime inside on {total:,} of {total:,} images; {describe_distance(used)}",
+    )
+
+
+def describe_distance(used: Sequence[tuple[float, float]]) -> str:
+    """Say the largest of what `check_inside` gave."""
+    distances, shares = zip(*used, strict=True)
+    return f"largest distance {max(distances):.1e}, at most {max(shares):.0%} of the bound used"
+
+
+def check_classes(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+    """Level (d): on every image onnxruntime names the class that Keras names.
+
+    The figures count the images that the bound certifies: there no correct float32 runtime can
+    name another class. `uncertified` lists the others.
+    """
+    predict = onnxruntime_predict(model)
+    for split, images in evidence.images.items():
+        answers = predict(images, BATCH_SIZE)
+        check_same_class("onnxruntime", answers, evidence.keras[split], f"{split} image")
+    total = sum(len(images) for images in evidence.images.values())
+    certified = sum(int(known.certified().sum()) for known in evidence.bounds.values())
+    return Findings(
+        {
+            "argmax_agreement": total,
+            "argmax_certified": certified,
+            "argmax_listed": total - certified,
+        },
+        f"the same on {total:,} of {total:,} images; certified by the bound {certified:,}, "
+        f"listed {total - certified:,}",
+    )
+
+
+def check_same_class(runtime: str, answers: np.ndarray, expected: np.ndarray, what: str) -> None:
+    """Check that a runtime's answers name Keras' classes; both float32 (n, classes)."""
+    if answers.shape != expected.shape:
+        raise ValueError(f"{what}s: expected shape {expected.shape}, got {answers.shape}")
+    got, wanted = answers.argmax(axis=1), expected.argmax(axis=1)
+    if len(different := np.flatnonzero(got != wanted)):
+        row = different[0]
+        raise ValueError(
+            f"{what} {row}: Keras names class {wanted[row]} ({expected[row].max():.6f}), "
+            f"{runtime} class {got[row]} ({answers[row].max():.6f}); {len(different):,} such"
+        )
+
+
+def check_batch_sizes(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+    """Level (e): the batch size changes no class, and moves no probability out of its bound."""
+    split = evidence.batch_split
+    predict = onnxruntime_predict(model)
+    usual = predict(evidence.images[split], BATCH_SIZE)
+    moved = 0.0
+    for batch_size in evidence.batch_sizes:
+        answers = predict(evidence.images[split], batch_size)
+        what = f"at batch size {batch_size}, {split} image"
+        check_inside("onnxruntime", answers, evidence.bounds[split], what, evidence.tolerance)
+        check_same_class("onnxruntime", answers, evidence.keras[split], what)
+        moved = max(moved, float(np.abs(answers - usual).max(initial=0.0)))
+    sizes = ", ".join(f"{size:,}" for size in evidence.batch_sizes)
+    return Findings(
+        {"batch_sizes_agreeing": len(evidence.batch_sizes)},
+        f"{sizes} agree on {len(usual):,} images; onnxruntime moves by at most {moved:.1e}",
+    )
+
+
+def check_hostile(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+    """Level (f): inputs that nobody should send behave as in Keras.
+
+    NaN where Keras gives NaN and nowhere else; everything else inside the rounding bound, as
+    Keras' own answers are (where float32 overflows the bound is open).
+    """
+    predict = onnxruntime_predict(model)
+    onnx_answers = predict(evidence.hostile_images, BATCH_SIZE)
+    for name, got, expected, low, high in zip(
+        evidence.hostile_names,
+        onnx_answers,
+        evidence.hostile_keras,
+        np.nan_to_num(evidence.hostile_bounds.low, nan=0.0),
+        np.nan_to_num(evidence.hostile_bounds.high, nan=1.0),
+        strict=True,
+    ):
+        for runtime, answer in (("Keras", expected), ("onnxruntime", got)):
+            outside = ~np.isnan(answer) & ~((low <= answer) & (answer <= high))
+            if outside.any():
+                column = int(outside.argmax())
+                raise ValueError(
+                    f"{runtime}, input of {name}, class {column}: expected a probability between "
+                    f"{low[column]:.9g} and {high[column]:.9g}, got {answer[column]:.9g}"
+                )
+        if not np.array_equal(np.isnan(got), np.isnan(expected)):
+            raise ValueError(
+                f"input of {name}: Keras gives {np.isnan(expected).sum()} NaN among "
+                f"{len(expected)} probabilities, onnxruntime {np.isnan(got).sum()}"
+            )
+    count = len(evidence.hostile_names)
+    nan = int(np.isnan(onnx_answers).any(axis=1).sum())
+    return Findings(
+        {"hostile_inputs_agreeing": count}, f"{count} of {count} as in Keras, {nan} of them NaN"
+    )
+
+
+# In the order in which they are cheap; names as metrics, docs and the mutation table show them.
+LEVELS: dict[str, Callable[[onnx.ModelProto, Evidence], Findings]] = {
+    "structure": check_structure,
+    "weights": check_weights,
+    "bounds": check_bounds,
+    "classes": check_classes,
+    "batch sizes": check_batch_sizes,
+    "hostile inputs": check_hostile,
+}
+
+
+def prove(
+    model: onnx.ModelProto, evidence: Evidence, say: Callable[[str], object]
+) -> dict[str, Any]:
+    """Hold the model to every level.
+
+    Args:
+        model: to be proven.
+        evidence: from `gather`.
+        say: called with a line for each level that held.
+
+    Returns:
+        The figures of metrics/export.json: counts, which do not depend on the machine.
+
+    Raises:
+        ValueError: at the first level that fails, naming it.
+    """
+    figures: dict[str, Any] = {}
+    for name, level in LEVELS.items():
+        try:
+            findings = level(model, evidence)
+        except ValueError as error:
+            raise ValueError(f"level {name}: {error}") from None
+        figures |= findings.figures
+        say(f"{name}: {findings.says}")
+    return figures
+
+
+def uncertified(evidence: Evidence) -> list[tuple[str, int, int, int, float]]:
+    """List the images whose class the rounding bound leaves open.
+
+    Returns:
+        Of each: split, number, class, the next class, and the gap between their probabilities.
+    """
+    rows = []
+    for split, known in evidence.bounds.items():
+        for number in np.flatnonzero(~known.certified()):
+            order = np.argsort(-known.probabilities[number], kind="stable")
+            best, following = int(order[0]), int(order[1])
+            gap = known.probabilities[number, best] - known.probabilities[number, following]
+            rows.append((split, int(number), best, following, float(gap)))
+    return rows
