@@ -154,7 +154,7 @@ def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
     """Make a function that runs the model by onnxruntime on the processor.
 
     Raises:
-        ValueError: onnxruntime does not take the model.
+        ValueError: onnxruntime does not take the model; from the function: it can't run it.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors are raised; nothing else is of interest here
@@ -163,10 +163,21 @@ def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # its own exceptions have no common class below Exception
-        raise ValueError(f"onnxruntime does not take the model: {error}") from None
+        raise ValueError(f"onnxruntime does not take the model: {_one_line(error)}") from None
     name = session.get_inputs()[0].name
     classes = session.get_outputs()[0].shape[1]
-    return batched(lambda batch: session.run(None, {name: batch})[0], classes)
+
+    def predict(batch: np.ndarray) -> np.ndarray:
+        try:
+            return session.run(None, {name: batch})[0]
+        except Exception as error:
+            raise ValueError(f"onnxruntime can't run the model: {_one_line(error)}") from None
+
+    return batched(predict, classes)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def batched(predict: Callable[[np.ndarray], np.ndarray], classes: int) -> Predict:
@@ -262,7 +273,7 @@ def check_structure(model: onnx.ModelProto, evidence: Evidence) -> Findings:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ValueError(f"not valid ONNX: {' '.join(str(error).split())}") from None
+        raise ValueError(f"not valid ONNX: {_one_line(error)}") from None
     expected = _lines(expected_model(evidence))
     found = _lines(model)
     changes = [line for line in difflib.ndiff(expected, found) if line[:2] in ("- ", "+ ")]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -248,6 +249,7 @@ def quantize(model: onnx.ModelProto, images: np.ndarray, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
         source = Path(folder) / "model.onnx"
         onnx.save(model, source)
+        logging.disable(logging.WARNING)  # it advises to fold constants first: there are none
         quantization.quantize_static(
             source,
             temporary,
@@ -337,7 +339,8 @@ def main() -> None:
     model_uint8 = with_bytes_inside(model)
     figures["uint8_bit_identical"] = check_bytes_inside(model_uint8, model, images)
     say(f"uint8: bytes in, the same bits out on {figures['uint8_bit_identical']:,} images")
-    INT8.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(INT8, ignore_errors=True)
+    INT8.mkdir(parents=True)
     if params.export.int8:
         path = INT8 / "fashion_mlp_int8.onnx"
         quantize(model, np.asarray(images["train"][:CALIBRATION_IMAGES]), path)
