@@ -11,10 +11,10 @@ INSTALLED := $(VENV)/.installed
 # With the environment first on PATH, the stages' `python` is the one that has the packages.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test lint format lock check-repro bench clean
+.PHONY: help repro test lint format lock check-repro check-portable mutations bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 repro: $(INSTALLED)  ## run what is not up to date of the pipeline (plain `make` does this)
 	@echo "make: dvc repro"
@@ -36,6 +36,12 @@ format: $(INSTALLED)  ## mend style
 
 check-repro: $(INSTALLED)  ## clone HEAD, run everything from nothing, compare every committed byte
 	@python -m checks.repro
+
+check-portable: $(INSTALLED)  ## train under other threads, libraries and emulated processors: same bits?
+	@python -m checks.portable
+
+mutations: repro  ## break the ONNX model in a thousand ways: does the proof notice each? (10 minutes)
+	@python -m checks.mutations
 
 bench: $(INSTALLED)  ## time an epoch against Keras' fit as the paper writes it, side by side
 	@python -m benchmarks.epoch

@@ -40,7 +40,9 @@ UNIT_ROUNDOFF = 2.0**-24  # of float32
 # together move the bound by less than this factor.
 SLACK = 1.0 + 2.0**-10
 TINY = 2.0**-126  # the smallest normal float32
+LARGEST = float(np.finfo(np.float32).max)
 EXP_ERROR = 6.0 * UNIT_ROUNDOFF  # 3 ulp
+MOST_POWER = 600.0  # exp of it is more than any sum, and far from float64's end
 BLOCK = 5000  # images at a time, so that memory stays bounded
 
 
@@ -101,15 +103,14 @@ def bounds(weights: Weights, activation: str, images: np.ndarray) -> Bounds:
 
     Returns:
         float64 (n, classes): the probabilities, and the lowest and the highest that a correct
-        float32 runtime can answer. Where float32 overflows, that is 0…1 or NaN.
+        float32 runtime can answer. Where float32 may overflow, or the image is not finite, both
+        are NaN: no bound holds.
     """
-    classes = len(weights.probabilities_bias)
     parts = [
         _bounds(weights, ACTIVATIONS[activation], np.asarray(images[first : first + BLOCK]))
-        for first in range(0, len(images), BLOCK)
+        for first in range(0, max(len(images), 1), BLOCK)
     ]
-    empty = np.empty((0, classes))
-    return Bounds(*(np.concatenate([empty, *arrays]) for arrays in zip(*parts, strict=True)))
+    return Bounds(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def _bounds(weights: Weights, activation: Activation, images: np.ndarray) -> Bounds:
@@ -126,9 +127,14 @@ def _bounds(weights: Weights, activation: Activation, images: np.ndarray) -> Bou
         largest = np.abs(hidden) + hidden_error
         terms = np.count_nonzero(largest, axis=1, keepdims=True)
         logits = hidden @ kernel_2 + bias_2
-        rounding = _gamma(terms + 1) * (largest @ np.abs(kernel_2) + np.abs(bias_2))
-        logits_error = hidden_error @ np.abs(kernel_2) + rounding + (terms + 1) * TINY
-        return Bounds(_softmax(logits), *_softmax_bounds(logits, logits_error))
+        sums = largest @ np.abs(kernel_2) + np.abs(bias_2)
+        logits_error = (
+            hidden_error @ np.abs(kernel_2) + _gamma(terms + 1) * sums + (terms + 1) * TINY
+        )
+        low, high = _softmax_bounds(logits, logits_error)
+        overflows = ~((size.max(axis=1) < LARGEST) & (sums.max(axis=1) < LARGEST))
+        low[overflows] = high[overflows] = np.nan
+        return Bounds(_softmax(logits), low, high)
 
 
 def _gamma(terms: np.ndarray) -> np.ndarray:
@@ -150,12 +156,11 @@ def _softmax_bounds(logits: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, 
     # What float32 subtracts from the largest logit is rounded: relative u of the difference.
     difference = (logits + error).max(axis=1, keepdims=True) - (logits - error)
     inside = UNIT_ROUNDOFF * SLACK * difference
-    most = np.exp(logits + error - top + inside) * (1.0 + EXP_ERROR) + TINY
+    most = np.exp(np.minimum(logits + error - top + inside, MOST_POWER)) * (1.0 + EXP_ERROR) + TINY
     least = np.exp(logits - error - top - inside) * (1.0 - EXP_ERROR) - TINY
     least = np.maximum(least, 0.0)
     around = _gamma(np.array(logits.shape[1] + 1))
-    others_least = least.sum(axis=1, keepdims=True) - least
-    others_most = most.sum(axis=1, keepdims=True) - most
-    high = most / (most + others_least) * (1.0 + 2.0 * around) + TINY
-    low = least / (least + others_most) * (1.0 - around) - TINY
+    others = 1.0 - np.eye(logits.shape[1])  # added up anew: a difference would cancel
+    high = most / (most + least @ others) * (1.0 + 2.0 * around) + TINY
+    low = least / (least + most @ others) * (1.0 - around) - TINY
     return np.maximum(low, 0.0), np.minimum(high, 1.0 + 2.0 * around)
