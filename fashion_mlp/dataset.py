@@ -52,9 +52,12 @@ def load_split(split: str, pixels: int, classes: int, folder: Path = PREPARED) -
 def _load(path: Path, columns: int) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python: damaged, it raises anything
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: not a whole .npy file ({error}); run `dvc repro --force preprocess`"
+            f"{path}: not a whole .npy file ({reason}); run `dvc repro --force preprocess`"
         ) from None
     if array.dtype != np.float32 or array.ndim != 2 or array.shape[1] != columns:
         raise ValueError(
