@@ -36,7 +36,7 @@ def run(main: Callable[[], None]) -> None:
 
 def _say(error: BaseException) -> str:
     if isinstance(error, MemoryError):
-        return f"out of memory: {error or 'free some, or lower the batch size'}"
+        return f"out of memory: {str(error) or 'free some, or lower the batch size'}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
