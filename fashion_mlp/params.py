@@ -5,6 +5,7 @@ Each section is one stage's; `dataset` is what several need to know of the data.
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,11 @@ OPTIMIZER_OPTIONS = {
     "Adam": {"weight_decay"},
     "AdamW": {"weight_decay"},
 }
+
+# Values as errors show them. Not repr(), which would spell out a few lines of YAML that name
+# each other as gigabytes.
+GIVEN = reprlib.Repr()
+GIVEN.maxstring = GIVEN.maxother = GIVEN.maxlong = 80
 
 
 def _number_from_text(value: object) -> object:
@@ -236,8 +242,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         # BaseLoader's cousin: no tag of YAML can construct an object here.
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except OSError:
+        raise
+    except Exception as error:  # not YAMLError only: `2001-99-99` or deep nesting raise others
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{path} is not YAML: {reason}") from None
     return check_params(values, str(path))
 
 
@@ -252,17 +261,31 @@ def check_params(values: Any, where: str = str(PARAMS_FILE)) -> Params:
 
 def _explain(fault: ErrorDetails) -> str:
     """Say one fault as `key: what is allowed, got value`."""
-    key = ".".join(str(part) for part in fault["loc"]) or "the whole file"
-    kind, given = fault["type"], repr(fault.get("input"))
-    given = given if len(given) <= 80 else given[:77] + "..."
+    key = ".".join(_show_key(part) for part in fault["loc"]) or "the whole file"
+    kind, given = fault["type"], _show(fault.get("input"))
     if kind == "missing":
         return f"{key} is missing; add it (README, Parameters, lists every key)"
     if kind == "extra_forbidden":
         known = ", ".join(_known_keys(fault["loc"][:-1]))
         return f"{key} is unknown (value {given}); known here: {known}"
-    message = fault["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = fault["msg"]
+    if kind == "value_error":  # ours, which starts as it should
+        message = message.removeprefix("Value error, ")
+    else:
+        message = message[:1].lower() + message[1:]
     return f"{key}: {message}; got {given}"
+
+
+def _show_key(part: int | str) -> str:
+    text = str(part)
+    return text if text.isprintable() and text else repr(text)
+
+
+def _show(value: object) -> str:
+    try:
+        return GIVEN.repr(value)
+    except ValueError:  # Python spells out no integer of more than 4,300 digits
+        return "a number with thousands of digits"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
@@ -270,13 +293,13 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     schema = Params.model_json_schema()
     node: Any = schema
     for part in location:
-        node = _resolve(node, schema)
-        node = node["items"] if isinstance(part, int) else _step(node, part)
+        node = _step(_resolve(node, schema), part)
     return sorted(_resolve(node, schema).get("properties", {}))
 
 
-def _step(node: Any, part: str) -> Any:
-    return node.get("properties", {}).get(part) or node.get("additionalProperties", {})
+def _step(node: Any, part: int | str) -> Any:
+    named = node.get("properties", {}).get(part)
+    return named or node.get("additionalProperties") or node.get("items") or {}
 
 
 def _resolve(node: Any, schema: Any) -> Any:
