@@ -1,0 +1,180 @@
+"""What several test modules need: a small data set, a server, the engine."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import hashlib
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+
+from fashion_mlp.dataset import Split, load_split
+from fashion_mlp.params import File, Params, check_params
+from tests.server import Server, serving
+
+ROOT = Path(__file__).resolve().parent.parent
+HEIGHT, WIDTH, CLASSES = 4, 3, 10  # not square, so that swapped axes show
+TRAIN, TEST = 300, 100
+
+# So that no child of a test reads the data from where the user keeps them.
+os.environ.pop("FASHION_MNIST_DIR", None)
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """Write an IDX file of bytes by hand: the oracle for the reader."""
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def edited(values: Any, changes: Mapping[str, Any]) -> Any:
+    """Return a copy of nested values with changes by dotted key."""
+    values = copy.deepcopy(values)
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        node = values
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return values
+
+
+class Data(NamedTuple):
+    """A small data set: arrays uint8, and the same as files."""
+
+    arrays: dict[str, np.ndarray]
+    contents: dict[str, bytes]
+
+    @property
+    def files(self) -> dict[str, File]:
+        return {name: File(**entry) for name, entry in self.entries.items()}
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """What `fetch.files` of params.yaml says of the files."""
+        return {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in self.contents.items()
+        }
+
+    def write(self, folder: Path, compressed: bool = False) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.contents.items():
+            if compressed:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+            else:
+                (folder / name).write_bytes(content)
+        return folder
+
+
+def make_data(train: int, test: int, height: int, width: int, seed: int = 0) -> Data:
+    """Make images that can be learnt: each class has a pattern, noise lies over it."""
+    random = np.random.default_rng(seed)
+    patterns = random.integers(0, 200, (CLASSES, height, width))
+    arrays = {}
+    for source, count in (("train", train), ("t10k", test)):
+        labels = random.integers(0, CLASSES, count).astype(np.uint8)
+        images = patterns[labels] + random.integers(0, 56, (count, height, width))
+        arrays[f"{source}-images-idx3-ubyte"] = images.astype(np.uint8)
+        arrays[f"{source}-labels-idx1-ubyte"] = labels
+    return Data(arrays, {name: idx_bytes(array) for name, array in arrays.items()})
+
+
+def real_values() -> dict[str, Any]:
+    """Read the project's own params.yaml as plain values."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    return values
+
+
+def small_values(data: Data, **changes: Any) -> dict[str, Any]:
+    """Take the project's own parameters, made small for a data set; more by dotted key."""
+    height, width = data.arrays["train-images-idx3-ubyte"].shape[1:]
+    values: dict[str, Any] = edited(
+        real_values(),
+        {
+            "dataset.image_shape": [height, width],
+            "fetch.files": data.entries,
+            "train.hidden_units": 16,
+            "train.batch_size": 50,
+            "train.epochs": 2,
+            "train.optimizer.learning_rate": 0.1,
+            "evaluate.examples": [0, 3],
+            "export.batch_sizes": [1, 7, 100],
+        }
+        | changes,
+    )
+    return values
+
+
+@pytest.fixture(scope="session")
+def data() -> Data:
+    return make_data(TRAIN, TEST, HEIGHT, WIDTH)
+
+
+@pytest.fixture(scope="session")
+def small_params(data: Data) -> Params:
+    return check_params(small_values(data))
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """Start TensorFlow in this process, once: it costs 3 s."""
+    from fashion_mlp import engine
+
+    engine.start()
+
+
+@pytest.fixture(scope="session")
+def finished_folder(
+    data: Data, engine: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A folder in which preprocess and train have run on the small data set."""
+    from stages import preprocess, train
+
+    folder = tmp_path_factory.mktemp("finished")
+    data.write(folder / "data/raw")
+    (folder / "params.yaml").write_text(yaml.safe_dump(small_values(data)))
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        preprocess.main()
+        train.main()
+    finally:
+        os.chdir(before)
+    yield folder
+
+
+@pytest.fixture
+def work(finished_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder, of the test's own, as the current folder."""
+    folder = tmp_path / "work"
+    shutil.copytree(finished_folder, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def train_split(finished_folder: Path) -> Split:
+    return load_split("train", HEIGHT * WIDTH, CLASSES, finished_folder / "data/prepared")
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Read every file below a folder: what must not change when a stage refuses its input."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,124 @@
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def program(folder: Path, body: str) -> list[str]:
+    """Write a stage named `probe` whose main() is `body`; return the command that runs it."""
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    (folder / "probe.py").write_text(
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from fashion_mlp import console\n"
+        f"def main():\n{lines}"
+        "if __name__ == '__main__':\n    console.run(main)\n"
+    )
+    return [sys.executable, "-m", "probe"]
+
+
+def run(
+    folder: Path, body: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        program(folder, body),
+        cwd=folder,
+        env=ENVIRONMENT | (environment or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("raise ValueError('file: expected 3, got 4')", "file: expected 3, got 4"),
+        ("raise RuntimeError('no source')", "no source"),
+        ("Path('missing').read_text()", "missing: No such file or directory"),
+        ("Path('.').read_text()", ".: Is a directory"),
+        ("raise MemoryError", "out of memory: free some, or lower the batch size"),
+        ("raise MemoryError('1 TiB')", "out of memory: 1 TiB"),
+    ],
+)
+def test_run_says_an_expected_error_in_one_line(tmp_path: Path, body: str, line: str) -> None:
+    result = run(tmp_path, body)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"probe: error: {line}\n"
+
+
+def test_run_shows_the_traceback_on_request(tmp_path: Path) -> None:
+    result = run(tmp_path, "raise ValueError('bad')", {"FASHION_MLP_TRACEBACK": "1"})
+    assert result.stderr.startswith("Traceback (most recent call last):")
+    assert result.stderr.endswith("\nprobe: error: bad\n")
+
+
+def test_run_shows_the_traceback_of_a_fault_of_ours(tmp_path: Path) -> None:
+    result = run(tmp_path, "{}['key']")
+    assert result.returncode == 1
+    assert result.stderr.endswith("KeyError: 'key'\n")
+    assert "Traceback" in result.stderr
+
+
+def test_run_says_nothing_when_all_is_well(tmp_path: Path) -> None:
+    result = run(tmp_path, "print('done')")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
+
+
+def test_run_ends_at_ctrl_c_with_one_line(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        program(tmp_path, "print('ready', flush=True)\ntime.sleep(30)"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors.startswith("\nprobe: interrupted")
+    assert errors.count("\n") == 2
+
+
+def test_progress_in_a_pipe_is_whole_lines(tmp_path: Path) -> None:
+    result = run(
+        tmp_path,
+        "console.QUIET_SECONDS = 0.01\n"
+        "with console.progress('count', 3, 'images') as bar:\n"
+        "    for _ in range(3):\n"
+        "        time.sleep(0.05)\n"
+        "        bar.update()\n",
+    )
+    lines = result.stderr.splitlines()
+    assert "\r" not in result.stderr
+    assert lines
+    assert lines[-1].startswith("count: 2 of 3 images, 00:00 left")
+
+
+def test_progress_of_a_quick_task_in_a_pipe_is_silent(tmp_path: Path) -> None:
+    result = run(tmp_path, "with console.progress('count', 3, 'images') as bar: bar.update(3)")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_progress_in_a_terminal_moves_in_place(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))
+    command = program(tmp_path, "with console.progress('count', 3, 'images') as bar: bar.update(3)")
+    subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, stderr=slave, check=True)
+    shown = os.read(master, 10_000).decode()
+    os.close(slave)
+    os.close(master)
+    assert "\rcount: " in shown
+    assert "\n" not in shown.rstrip("\r\n")

@@ -1,0 +1,75 @@
+import hashlib
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from fashion_mlp.files import replacing, sha256, write_json, write_text
+
+
+def test_replacing_renames_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "new/folder/file.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == path.parent
+        assert temporary.suffix == ".txt"
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(OSError, match="disk full"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replacing_never_shows_a_reader_half_a_file(tmp_path: Path) -> None:
+    path, done, seen = tmp_path / "file", threading.Event(), set()
+    write_text(path, "a" * 100_000)
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(path.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for letter in "bcdefghij" * 20:
+        write_text(path, letter * 100_000)
+    done.set()
+    reader.join()
+    assert {len(text) for text in seen} == {100_000}
+    assert all(len(set(text)) == 1 for text in seen)
+
+
+def test_replacing_leaves_a_file_that_others_may_read(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+
+
+def test_write_text_ends_lines_with_lf_in_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "ботинки\n")
+    assert (tmp_path / "file").read_bytes() == "ботинки\n".encode()
+
+
+def test_write_json_keeps_order_and_letters(tmp_path: Path) -> None:
+    write_json(tmp_path / "file", {"b": 0.5, "a": "сумка"})
+    assert (tmp_path / "file").read_text(encoding="utf-8") == '{\n  "b": 0.5,\n  "a": "сумка"\n}\n'
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_write_json_refuses_what_json_cannot_hold(tmp_path: Path, value: float) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "file", {"loss": value})
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_sha256_reads_the_whole_file(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000
+    (tmp_path / "file").write_bytes(content)
+    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()

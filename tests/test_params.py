@@ -1,0 +1,369 @@
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fashion_mlp.params import FILES, Params, check_params, load_params
+from tests.conftest import ROOT, edited, real_values
+
+VALUES = real_values()
+TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
+README_HINT = "is missing; add it (README, Parameters, lists every key)"
+EXAMPLES = settings(max_examples=700, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def paths(values: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path of each key and each list entry, parents too."""
+    children = values.items() if isinstance(values, dict) else enumerate(values)
+    for key, value in children:
+        yield (*at, key)
+        if isinstance(value, dict | list):
+            yield from paths(value, (*at, key))
+
+
+PATHS = list(paths(VALUES))
+KEYS = [path for path in PATHS if isinstance(path[-1], str)]
+
+
+def look(values: Any, path: tuple[str | int, ...]) -> Any:
+    for part in path:
+        values = values[part]
+    return values
+
+
+def changed(path: tuple[str | int, ...], value: Any) -> Any:
+    """Put a value in the place of another; without YAML, which would refuse some."""
+    values = edited(VALUES, {})
+    look(values, path[:-1])[path[-1]] = value
+    return values
+
+
+def fault(values: Any) -> str | None:
+    """Say why values are refused; anything raised but ValueError fails the test."""
+    try:
+        check_params(values)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def names(text: str, path: tuple[str | int, ...]) -> bool:
+    """Tell whether each line names its key, and one of them `path` or what holds it."""
+    dotted = ".".join(map(str, path))
+    keys = []
+    for line in text.splitlines():
+        assert line.startswith("params.yaml: "), line
+        keys.append(line.removeprefix("params.yaml: ").split(" ")[0].rstrip(":"))
+    return any(f"{dotted}.".startswith(f"{key}.") or key.startswith(f"{dotted}.") for key in keys)
+
+
+def test_load_params_of_the_project_has_the_papers_values() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert params.dataset.pixels == 784
+    assert params.dataset.classes.ru[9] == "ботинки"
+    assert (params.train.hidden_units, params.train.batch_size, params.train.epochs) == (
+        800,
+        200,
+        100,
+    )
+    assert params.train.optimizer.options == {"learning_rate": 0.01}
+    assert list(params.fetch.files) == list(FILES)
+    assert params.preprocess.validation_images == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.epochs", -1, "train.epochs: input should be greater than or equal to 1; got -1"),
+        (
+            "train.epochs",
+            True,
+            "train.epochs: a number, not true or false; got True",
+        ),
+        (
+            "train.epochs",
+            "ten",
+            "train.epochs: input should be a valid integer, unable to parse string as an integer; "
+            "got 'ten'",
+        ),
+        (
+            "train.optimizer.name",
+            "Lion",
+            "train.optimizer.name: input should be 'SGD', 'Adam', 'AdamW' or 'RMSprop'; got 'Lion'",
+        ),
+        (
+            "train.optimizer.nesterov",
+            None,
+            "train.optimizer.nesterov: input should be a valid boolean; got None",
+        ),
+        (
+            "train.momentum",
+            0.9,
+            "train.momentum is unknown (value 0.9); known here: activation, batch_size, epochs, "
+            "hidden_units, loss, optimizer, seed, steps_per_execution",
+        ),
+        (
+            "preprocess.validation_images",
+            -5,
+            "preprocess.validation_images: input should be greater than or equal to 0; got -5",
+        ),
+        (
+            "fetch.files.train-labels-idx1-ubyte.sha256",
+            "beef",
+            "fetch.files.train-labels-idx1-ubyte.sha256: string should match pattern "
+            "'^[0-9a-f]{64}$'; got 'beef'",
+        ),
+        (
+            "export.tolerance",
+            float("nan"),
+            "export.tolerance: input should be a finite number; got nan",
+        ),
+        ("evaluate.language", "de", "evaluate.language: input should be 'en' or 'ru'; got 'de'"),
+    ],
+)
+def test_check_params_says_key_value_and_what_is_allowed(
+    key: str, value: Any, message: str
+) -> None:
+    assert fault(edited(VALUES, {key: value})) == f"params.yaml: {message}"
+
+
+def test_check_params_names_every_fault_in_a_line_of_its_own() -> None:
+    values = edited(VALUES, {"train.epochs": 0, "evaluate.language": "de"})
+    del values["preprocess"]
+    text = fault(values) or ""
+    assert len(text.splitlines()) == 3
+    assert f"params.yaml: preprocess {README_HINT}" in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "option", "value"),
+    [("Adam", "momentum", 0.9), ("RMSprop", "nesterov", True), ("AdamW", "nesterov", True)],
+)
+def test_check_params_refuses_an_option_that_the_optimizer_lacks(
+    optimizer: str, option: str, value: Any
+) -> None:
+    changes = {"train.optimizer.name": optimizer, f"train.optimizer.{option}": value}
+    expected = f"params.yaml: train.optimizer: {optimizer} has no {option}: set it to 0 or false; "
+    assert (fault(edited(VALUES, changes)) or "").startswith(expected)
+
+
+def test_check_params_knows_the_options_that_keras_knows(engine: None) -> None:
+    import inspect
+
+    import keras
+
+    from fashion_mlp.params import OPTIMIZER_OPTIONS
+
+    for name, known in OPTIMIZER_OPTIONS.items():
+        signature = inspect.signature(getattr(keras.optimizers, name)).parameters
+        assert known == {"momentum", "nesterov", "weight_decay"} & set(signature)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [{}, {"url": "https://a/", "folder": "b"}, {"debian_package": "a1"}, {"url": "ftp://a/"}],
+)
+def test_check_params_refuses_a_source_of_no_kind_or_two(source: dict[str, str]) -> None:
+    text = fault(edited(VALUES, {"fetch.sources": [source]}))
+    assert text is not None
+    assert text.startswith("params.yaml: fetch.sources.0")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({"en": ["a", "b"], "ru": ["а"]}, "as many ru names as en names: 1 and 2"),
+        ({"en": ["a", "a"], "ru": ["а", "б"]}, "en names a class twice: ['a', 'a']"),
+    ],
+)
+def test_check_params_refuses_class_names_that_do_not_fit(classes: Any, message: str) -> None:
+    text = fault(edited(VALUES, {"dataset.classes": classes}))
+    assert text is not None
+    assert text.startswith(f"params.yaml: dataset.classes: {message}; got ")
+
+
+@pytest.mark.parametrize("text", ["1e-05", "1E-5", "0.00001", " 1e-05 "])
+def test_check_params_reads_a_small_number_written_as_text(text: str) -> None:
+    params = check_params(edited(VALUES, {"train.optimizer.learning_rate": text}))
+    assert params.train.optimizer.learning_rate == 1e-05
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1e-05", "fast", "", "1e999"])
+def test_check_params_refuses_text_that_is_no_such_number(text: str) -> None:
+    message = fault(edited(VALUES, {"train.optimizer.learning_rate": text}))
+    assert message is not None
+    assert message.startswith("params.yaml: train.optimizer.learning_rate: ")
+    assert message.endswith(f"got {text!r}")
+
+
+def test_params_cannot_be_changed() -> None:
+    params = check_params(VALUES)
+    with pytest.raises(ValueError, match="frozen"):
+        params.train.epochs = 3
+
+
+@pytest.mark.parametrize("path", KEYS, ids=lambda path: ".".join(map(str, path)))
+def test_check_params_names_a_key_that_is_missing(path: tuple[str | int, ...]) -> None:
+    values = edited(VALUES, {})
+    del look(values, path[:-1])[path[-1]]
+    text = fault(values)
+    if path[:2] == ("gate", "tolerances") and len(path) == 3:
+        assert text is None  # any metric may have a tolerance, none must
+    elif path[:2] in {("fetch", "sources"), ("fetch", "files")} and len(path) in (3, 4):
+        # A source may be of another kind without the key.
+        assert text is None if path[-1] == "debian_package" else text is not None
+        assert text is None or names(text, path)
+    else:
+        assert text == f"params.yaml: {'.'.join(map(str, path))} {README_HINT}"
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=10**300, max_value=10**310)
+    | st.floats()
+    | st.text(max_size=200)
+    | st.dates()
+    | st.binary(max_size=9)
+)
+GARBAGE = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=9) | st.integers() | st.none(), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@EXAMPLES
+@given(path=st.sampled_from(PATHS), value=GARBAGE)
+def test_check_params_of_garbage_in_any_place_names_the_place(
+    path: tuple[str | int, ...], value: Any
+) -> None:
+    text = fault(changed(path, value))
+    assert text is None or names(text, path)
+
+
+@EXAMPLES
+@given(
+    path=st.sampled_from(KEYS),
+    value=st.sampled_from([None, {}, [], [[]], {"a": {"b": [1]}}, "", b"", -1, math.nan, object()]),
+)
+def test_check_params_refuses_a_wrong_type_wherever_it_stands(
+    path: tuple[str | int, ...], value: Any
+) -> None:
+    text = fault(changed(path, value))
+    optional = value is None and path[:2] == ("fetch", "sources") and len(path) == 4
+    allowed_empty = value == [] and path == ("evaluate", "examples")
+    no_tolerances = value == {} and path == ("gate", "tolerances")
+    if allowed_empty or no_tolerances:
+        assert text is None
+    elif not optional:
+        assert text is not None
+        assert names(text, path)
+
+
+@EXAMPLES
+@given(
+    path=st.sampled_from([(), *(path for path in PATHS if isinstance(look(VALUES, path), dict))]),
+    key=st.text(max_size=20) | st.integers() | st.none() | st.booleans(),
+    value=GARBAGE,
+)
+def test_check_params_refuses_a_key_that_it_does_not_know(
+    path: tuple[str | int, ...], key: Any, value: Any
+) -> None:
+    values = edited(VALUES, {})
+    place = look(values, path)
+    if key in place or path == ("gate", "tolerances"):
+        return
+    place[key] = value
+    text = fault(values)
+    assert text is not None
+    assert ".".join(map(str, path)) in text
+    assert str(key) in text or repr(key) in text or path == ("fetch", "files")
+
+
+@EXAMPLES
+@given(
+    at=st.integers(0, len(TEXT)),
+    cut=st.integers(0, 40),
+    insert=st.text(max_size=12) | st.sampled_from(["\t", "&a [*a]", "!!python/object:os.x ", "'"]),
+)
+def test_load_params_of_a_mangled_file_is_right_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, at: int, cut: int, insert: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "params.yaml"
+    path.write_text(TEXT[:at] + insert + TEXT[at + cut :], encoding="utf-8", errors="replace")
+    try:
+        params = load_params(path)
+    except ValueError as error:
+        assert all(line.startswith(str(path)) for line in str(error).splitlines())
+    else:
+        assert isinstance(params, Params)
+
+
+@settings(EXAMPLES, max_examples=200)
+@given(content=st.binary(max_size=300))
+def test_load_params_of_any_bytes_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        load_params(path)
+    assert str(error.value).startswith(str(path))
+
+
+BILLION_LAUGHS = "a: &a [x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[1, 2]",
+        "a: &a [*a]",
+        "[" * 20_000,
+        "{a: " * 20_000,
+        "a: 2001-99-99",
+        "a: !!int x",
+        "a: !!binary x",
+        "a: !!python/object/apply:os.system ['touch mark']",
+        f"a: {'9' * 5000}",
+        f"a: 0x{'f' * 5000}",
+        "a: 1\n--- \nb: 2",
+        "a: *b",
+        "? [1]\n: 2",
+        BILLION_LAUGHS,
+    ],
+    ids=lambda text: text[:12] or "empty",
+)
+def test_load_params_of_a_hostile_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError) as error:
+        load_params(path)
+    assert all(line.startswith(str(path)) for line in str(error.value).splitlines())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_load_params_of_a_missing_file_names_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        load_params(tmp_path / "params.yaml")
+    assert error.value.filename == str(tmp_path / "params.yaml")
+
+
+def test_load_params_reads_what_yaml_writes(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(VALUES), encoding="utf-8")
+    assert load_params(path) == check_params(VALUES)
