@@ -190,8 +190,13 @@ def download_debian_package(package: str, timeout: float, scratch: Path) -> Path
     config = home / "apt.conf"
     config.write_text(APT_CONFIG.format(scratch=home.resolve(), timeout=timeout))
     apt = ["apt-get", "--config-file", "apt.conf", "--quiet"]
-    _run([*apt, "update"], home)
-    _run([*apt, "download", package], home)
+    updated = _run([*apt, "update"], home)
+    try:
+        _run([*apt, "download", package], home)
+    except SourceError as error:
+        # To apt, a server out of reach is but a warning: here it is the cause.
+        cause = [line[3:] for line in updated.splitlines() if line.startswith("W: Failed")]
+        raise SourceError("; ".join([str(error), *cause[:1]])) from None
     archives = list(home.glob("*.deb"))
     if len(archives) != 1:
         raise SourceError(f"apt-get download left {len(archives)} packages, expected 1")
@@ -199,8 +204,12 @@ def download_debian_package(package: str, timeout: float, scratch: Path) -> Path
     return root
 
 
-def _run(command: list[str], folder: Path) -> None:
-    """Run a command whose output the user may watch; its last error is the reason."""
+def _run(command: list[str], folder: Path) -> str:
+    """Run a command whose output the user may watch; return its warnings.
+
+    Raises:
+        SourceError: it failed; its last error is the reason.
+    """
     print(f"fetch: {' '.join(command)}", file=sys.stderr)
     result = subprocess.run(
         command, cwd=folder, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
@@ -209,6 +218,7 @@ def _run(command: list[str], folder: Path) -> None:
         lines = [line for line in result.stderr.splitlines() if line.startswith("E:")]
         reason = (lines or result.stderr.splitlines() or ["no reason given"])[-1]
         raise SourceError(f"{command[0]} {command[-1]}: {reason.removeprefix('E: ')}")
+    return result.stderr
 
 
 def unpack(source: Path, target: Path, expected: File) -> None:
@@ -241,8 +251,11 @@ def unpack(source: Path, target: Path, expected: File) -> None:
 
 def _open(source: Path) -> BinaryIO:
     """Open a file for reading its content, whatever its name says."""
-    with source.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
+    try:
+        with source.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+    except OSError as error:
+        raise SourceError(f"{source.name}: {error.strerror}") from None
     return gzip.open(source, "rb") if compressed else source.open("rb")  # type: ignore[return-value]
 
 
