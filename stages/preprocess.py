@@ -62,7 +62,9 @@ def prepare(
             f"preprocess.validation_images: {validation_images:,} leaves no image to train on; "
             f"the training set has {train.shape[0]:,}"
         )
-    with progress("preprocess", 2 * (train.shape[0] + test.shape[0]), "rows") as bar:
+    rows = 2 * (train.shape[0] + test.shape[0])
+    # The stack renames at its end: no array takes its place before all files are checked.
+    with ExitStack() as stack, progress("preprocess", rows, "rows") as bar:
         for source, splits in (
             ("train", {"train": train_images, "validation": validation_images}),
             ("t10k", {"test": test.shape[0]}),
@@ -71,7 +73,10 @@ def prepare(
                 ("images", f"{source}-images-idx3-ubyte", image_shape[0] * image_shape[1], scale),
                 ("labels", f"{source}-labels-idx1-ubyte", classes, one_hot(classes)),
             ):
-                parts = {prepared_path(split, what, prepared): n for split, n in splits.items()}
+                parts = {
+                    stack.enter_context(replacing(prepared_path(split, what, prepared))): n
+                    for split, n in splits.items()
+                }
                 convert_file(raw / file, files[file], columns, convert, parts, bar.update)
     return {"train": train_images, "validation": validation_images, "test": test.shape[0]}
 
@@ -126,7 +131,7 @@ def convert_file(
 
     Args:
         path: the IDX file.
-        expected: its SHA-256, compared before anything is renamed into place.
+        expected: its SHA-256, compared when all is read.
         columns: values in a converted row.
         convert: from a block of uint8 rows to float32 (n, columns).
         parts: how many rows each .npy file takes, in order.
@@ -144,10 +149,7 @@ def convert_file(
             yield convert(block, path)
 
     with ExitStack() as stack:
-        outputs = [
-            (stack.enter_context(stack.enter_context(replacing(part)).open("wb")), rows)
-            for part, rows in parts.items()
-        ]
+        outputs = [(stack.enter_context(part.open("wb")), rows) for part, rows in parts.items()]
         write_arrays(outputs, columns, converted())
         if digest.hexdigest() != expected.sha256:
             raise ValueError(
