@@ -1,0 +1,220 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fashion_mlp.params import File
+from stages import preprocess as stage
+from stages.preprocess import one_hot, prepare, scale
+from tests.conftest import (
+    CLASSES,
+    HEIGHT,
+    ROOT,
+    TEST,
+    TRAIN,
+    WIDTH,
+    Data,
+    idx_bytes,
+    make_data,
+    snapshot,
+)
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+LAST = "t10k-labels-idx1-ubyte"
+
+
+@pytest.fixture
+def raw(data: Data, tmp_path: Path) -> Path:
+    return data.write(tmp_path / "raw")
+
+
+def run(raw: Path, data: Data, validation_images: int = 0, **changes: Any) -> dict[str, int]:
+    files = data.files | changes.pop("files", {})
+    shape = changes.pop("shape", (HEIGHT, WIDTH))
+    return prepare(raw, raw.parent / "prepared", files, shape, CLASSES, validation_images)
+
+
+def arrays(raw: Path) -> dict[str, np.ndarray]:
+    return {path.stem: np.load(path) for path in (raw.parent / "prepared").iterdir()}
+
+
+def replace(raw: Path, name: str, content: bytes) -> dict[str, File]:
+    """Put other content into a raw file; return its true description."""
+    (raw / name).write_bytes(content)
+    return Data({}, {name: content}).files
+
+
+def test_scale_divides_every_byte_truly() -> None:
+    block = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    expected = np.array([np.float32(byte) / np.float32(255) for byte in range(256)])
+    got = scale(block, Path())
+    assert (got.dtype, got.shape) == (np.float32, (1, 256))
+    assert got.tobytes() == expected.tobytes()
+    assert (got != block.reshape(1, -1) * np.float32(1 / 255)).mean() > 0.2
+
+
+def test_one_hot_has_a_one_where_the_label_says() -> None:
+    got = one_hot(4)(np.array([3, 0], np.uint8), Path())
+    assert got.dtype == np.float32
+    assert got.tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]
+
+
+def test_prepare_writes_what_numpy_computes(raw: Path, data: Data) -> None:
+    assert run(raw, data) == {"train": TRAIN, "validation": 0, "test": TEST}
+    got = arrays(raw)
+    for split, source in (("train", "train"), ("test", "t10k")):
+        images = data.arrays[f"{source}-images-idx3-ubyte"].reshape(-1, HEIGHT * WIDTH)
+        labels = data.arrays[f"{source}-labels-idx1-ubyte"]
+        np.testing.assert_array_equal(got[f"{split}_images"], images / np.float32(255), strict=True)
+        np.testing.assert_array_equal(
+            got[f"{split}_labels"], np.eye(CLASSES, dtype=np.float32)[labels], strict=True
+        )
+    assert got["validation_images"].shape == (0, HEIGHT * WIDTH)
+    assert got["validation_labels"].shape == (0, CLASSES)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100, 4000])
+def test_prepare_holds_out_the_last_training_images(
+    raw: Path, data: Data, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(raw, data)
+    whole = arrays(raw)
+    monkeypatch.setattr(stage, "ROWS", rows)
+    counts = run(raw, data, validation_images=93)
+    assert counts == {"train": 207, "validation": 93, "test": TEST}
+    got = arrays(raw)
+    for what in ("images", "labels"):
+        np.testing.assert_array_equal(got[f"train_{what}"], whole[f"train_{what}"][:207])
+        np.testing.assert_array_equal(got[f"validation_{what}"], whole[f"train_{what}"][207:])
+        np.testing.assert_array_equal(got[f"test_{what}"], whole[f"test_{what}"])
+
+
+@pytest.mark.parametrize("count", [TRAIN, TRAIN + 1, 10**30])
+def test_prepare_refuses_to_hold_out_every_image(raw: Path, data: Data, count: int) -> None:
+    with pytest.raises(ValueError) as error:
+        run(raw, data, validation_images=count)
+    assert str(error.value) == (
+        f"preprocess.validation_images: {count:,} leaves no image to train on; "
+        f"the training set has {TRAIN}"
+    )
+
+
+def test_prepare_refuses_a_truncated_file(raw: Path, data: Data) -> None:
+    (raw / LAST).write_bytes(data.contents[LAST][:-3])
+    with pytest.raises(ValueError) as error:
+        run(raw, data)
+    said = "its header says (100,), which is 108 bytes; the file has 105"
+    assert str(error.value) == f"{raw / LAST}: {said}"
+
+
+def test_prepare_refuses_labels_given_as_images(raw: Path, data: Data) -> None:
+    (raw / IMAGES).write_bytes(data.contents[LABELS])
+    with pytest.raises(ValueError) as error:
+        run(raw, data)
+    assert str(error.value) == f"{raw / IMAGES}: expected 3 axes, got 1 (labels have 1)"
+
+
+def test_prepare_refuses_images_given_as_labels(raw: Path, data: Data) -> None:
+    (raw / LABELS).write_bytes(data.contents[IMAGES])
+    with pytest.raises(ValueError) as error:
+        run(raw, data)
+    assert str(error.value) == f"{raw / LABELS}: expected 1 axes, got 3 (images have 3)"
+
+
+def test_prepare_refuses_images_of_another_shape(raw: Path, data: Data) -> None:
+    with pytest.raises(ValueError) as error:
+        run(raw, data, shape=(WIDTH, HEIGHT))
+    assert str(error.value) == (
+        f"{raw / IMAGES}: expected images of (3, 4) pixels (dataset.image_shape), got (4, 3)"
+    )
+
+
+def test_prepare_refuses_more_images_than_labels(raw: Path, data: Data) -> None:
+    replace(raw, LABELS, idx_bytes(data.arrays[LABELS][:-1]))
+    with pytest.raises(ValueError) as error:
+        run(raw, data)
+    assert str(error.value) == f"{raw}: 300 train images but 299 labels"
+
+
+def test_prepare_refuses_another_hash(raw: Path, data: Data) -> None:
+    content = bytearray(data.contents[LAST])
+    content[-1] = (content[-1] + 1) % CLASSES
+    found = replace(raw, LAST, bytes(content))[LAST]
+    with pytest.raises(ValueError) as error:
+        run(raw, data)
+    assert str(error.value) == (
+        f"{raw / LAST}: expected SHA-256 {data.files[LAST].sha256}, got {found.sha256}; "
+        f"run `dvc repro --force fetch`"
+    )
+
+
+def test_prepare_refuses_a_label_out_of_range(raw: Path, data: Data) -> None:
+    labels = data.arrays[LAST].copy()
+    labels[7] = CLASSES
+    with pytest.raises(ValueError) as error:
+        run(raw, data, files=replace(raw, LAST, idx_bytes(labels)))
+    assert str(error.value) == f"{raw / LAST}: expected labels 0…9 (dataset.classes), got 10"
+
+
+@pytest.mark.parametrize("name", [IMAGES, LABELS, LAST])
+def test_prepare_that_fails_leaves_the_old_arrays(raw: Path, data: Data, name: str) -> None:
+    run(raw, data)
+    before = snapshot(raw.parent / "prepared")
+    content = bytearray(data.contents[name])
+    content[-1] ^= 1
+    replace(raw, name, bytes(content))
+    with pytest.raises(ValueError, match="SHA-256"):
+        run(raw, data, validation_images=5)
+    assert snapshot(raw.parent / "prepared") == before
+
+
+def test_prepare_twice_gives_the_same_bytes(raw: Path, data: Data) -> None:
+    run(raw, data)
+    before = snapshot(raw.parent / "prepared")
+    run(raw, data)
+    assert snapshot(raw.parent / "prepared") == before
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from fashion_mlp.params import File
+from stages.preprocess import prepare
+raw = Path(sys.argv[1])
+files = {
+    name: File(bytes=int(size), sha256=digest)
+    for name, size, digest in (line.split() for line in sys.stdin)
+}
+prepare(raw, raw.parent / "prepared", files, (14, 14), 10, 100)
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+def peak(folder: Path, data: Data) -> int:
+    """Peak memory in KiB of a process that prepares a data set."""
+    table = "".join(f"{name} {f.bytes} {f.sha256}\n" for name, f in data.files.items())
+    result = subprocess.run(
+        [sys.executable, "-c", PEAK, str(data.write(folder))],
+        input=table,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(result.stdout.splitlines()[-1])
+
+
+def test_prepare_needs_no_more_memory_for_ten_times_the_images(tmp_path: Path) -> None:
+    one = peak(tmp_path / "one/raw", make_data(8_000, 10, 14, 14))
+    ten = peak(tmp_path / "ten/raw", make_data(80_000, 10, 14, 14))  # 63 MB as float32
+    assert abs(ten - one) < 4096
+
+
+def test_main_prints_the_counts(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(work / "data/prepared")
+    stage.main()
+    assert snapshot(work / "data/prepared") == before
+    assert capsys.readouterr().out == "preprocess: 300 train, 0 validation, 100 test\n"
