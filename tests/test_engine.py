@@ -1,0 +1,71 @@
+import os
+import subprocess
+import sys
+from typing import Any
+
+from tests.conftest import ROOT
+
+TRAIN = """
+import hashlib, os
+import numpy as np
+from fashion_mlp import engine
+engine.start()
+from fashion_mlp.dataset import Split
+from fashion_mlp.params import load_params
+from stages.train import learn
+random = np.random.default_rng(0)
+split = Split(
+    random.random((1000, 784), np.float32), np.eye(10, dtype=np.float32)[np.arange(1000) % 10]
+)
+params = load_params().train.model_copy(update={"epochs": 3})
+network, history = learn(params, split, Split(split.images[:0], split.labels[:0]), [])
+weights = b"".join(weight.tobytes() for weight in network.get_weights())
+print(hashlib.sha256(weights).hexdigest(), *history["loss"])
+"""
+
+
+def start(code: str, **environment: str) -> subprocess.Popen[str]:
+    hidden = ("XLA_FLAGS", "FASHION_MLP_ENGINE")
+    clean = {key: value for key, value in os.environ.items() if key not in hidden}
+    command = [sys.executable, "-c", code]
+    pipe: Any = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=ROOT, env=clean | environment, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return printed, errors
+
+
+def test_start_trains_to_the_same_bits_whatever_the_threads_and_the_processor() -> None:
+    processes = [
+        start(TRAIN, TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1"),
+        start(TRAIN, TF_NUM_INTRAOP_THREADS="4", ONEDNN_MAX_CPU_ISA="AVX2"),
+    ]
+    (one, _), (four, _) = (finish(process) for process in processes)
+    assert one == four
+
+
+def test_start_is_silent_and_refuses_to_come_too_late() -> None:
+    code = (
+        "from fashion_mlp import engine\n"
+        "engine.start(); engine.start()\n"
+        "import os; del os.environ['FASHION_MLP_ENGINE']\n"
+        "try: engine.start()\n"
+        "except RuntimeError as error: print(error)\n"
+    )
+    printed, errors = finish(start(code))
+    assert printed == ("TensorFlow was imported before engine.start(); call start() first\n")
+    assert errors == ""
+
+
+def test_start_uses_tensorflow_on_the_processor_whatever_is_set(engine: None) -> None:
+    import keras
+    import tensorflow as tf
+
+    assert keras.backend.backend() == "tensorflow"
+    assert keras.config.floatx() == "float32"
+    assert tf.config.get_visible_devices("GPU") == []
