@@ -210,19 +210,30 @@ def save_network(network: keras.Model, path: Path) -> None:
                 archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), content)
 
 
-def load_network(path: Path) -> keras.Model:
+def load_network(path: Path, shape: tuple[int, int] | None = None) -> keras.Model:
     """Read a .keras file; refuse what could run code.
 
+    Args:
+        path: the file.
+        shape: pixels and classes that the network must have, where the caller knows them.
+
     Raises:
-        ValueError: not a whole .keras file.
+        ValueError: not a whole .keras file, or a network of another shape.
         OSError: the file can't be read.
     """
     with path.open("rb"):
         pass  # Keras says of a file that is missing that it is not a zip
     try:
-        return keras.models.load_model(path, safe_mode=True)
+        network = keras.models.load_model(path, safe_mode=True)
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{path}: not a whole .keras file ({reason}); run `dvc repro --force train`"
         ) from None
+    found = (network.input_shape[-1], network.output_shape[-1])
+    if shape is not None and shape != found:
+        raise ValueError(
+            f"{path}: expected {shape[0]} pixels -> {shape[1]} classes, got {found[0]} -> "
+            f"{found[1]}; run `dvc repro --force train`"
+        )
+    return network

@@ -143,7 +143,7 @@ def main() -> None:
 
     from fashion_mlp.network import load_network, mean_loss, probabilities
 
-    network = load_network(MODEL)
+    network = load_network(MODEL, (params.dataset.pixels, len(names)))
     predicted = probabilities(network, test.images, BATCH_SIZE)
     figures: dict[str, Any] = {
         "test_loss": round(mean_loss(network, predicted, test.labels), DIGITS)
