@@ -1,0 +1,323 @@
+"""The whole pipeline in a temporary clone, on a small data set from a real HTTP server.
+
+One run of it serves all tests of this module; they stand in the order of a user's session, and
+each leaves the clone as it found it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import yaml
+
+from tests.conftest import ROOT, Data, edited, make_data, small_values, snapshot
+from tests.server import body, serving
+
+STAGES = ["fetch", "preprocess", "train", "evaluate", "export"]
+
+
+class Clone:
+    """A git repository with the pipeline in it, and what a user does there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # As after `source .venv/bin/activate`; user settings of DVC and git stay out.
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(folder.parent),
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@localhost",
+        }
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def do(self, *command: str) -> str:
+        result = self.run(*command)
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def params(self, **changes: Any) -> None:
+        """Write params.yaml with other values; a value of `...` deletes the key."""
+        values = edited(yaml.safe_load(self.read("params.yaml")), changes)
+        for key, value in changes.items():
+            if value is ...:
+                *parents, last = key.split(".")
+                node = values
+                for parent in parents:
+                    node = node[parent]
+                del node[last]
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        (self.folder / "params.yaml").write_text(text, encoding="utf-8")
+
+    def status(self) -> str:
+        return self.do("git", "status", "--porcelain")
+
+
+@pytest.fixture(scope="module")
+def images() -> Data:
+    return make_data(300, 100, 28, 28)
+
+
+@pytest.fixture(scope="module")
+def first_run() -> dict[str, str]:
+    """What the first `dvc repro` printed."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def clone(
+    images: Data, first_run: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Clone]:
+    folder = tmp_path_factory.mktemp("pipeline") / "clone"
+    made = Clone(folder)
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    with serving() as server:
+        for name, content in images.contents.items():
+            server.answers[f"/data/{name}.gz"] = body(gzip.compress(content))
+        sources = [{"folder": "/nowhere"}, {"url": f"{server.url}/data/"}]
+        values = small_values(
+            images, **{"fetch.sources": sources, "train.hidden_units": 32, "train.batch_size": 40}
+        )
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        (folder / "params.yaml").write_text(text, encoding="utf-8")
+        made.do("git", "init", "--quiet")
+        result = made.run("dvc", "repro")
+        assert result.returncode == 0, result.stdout + result.stderr
+        first_run |= {"out": result.stdout, "err": result.stderr}
+        made.do("git", "add", "--all")
+        made.do("git", "commit", "--quiet", "--message", "first")
+        yield made
+
+
+def test_repro_runs_every_stage_in_order(clone: Clone, first_run: dict[str, str]) -> None:
+    out = first_run["out"]
+    ran = [line.split("'")[1] for line in out.splitlines() if line.startswith("Running stage")]
+    assert ran == STAGES
+    assert "fetch: 4 files, " in out
+    assert "preprocess: 300 train, 0 validation, 100 test" in out
+    assert "on 400 of 400 images" in out
+    assert "fetch: /nowhere: not installed" in first_run["err"]
+    assert "Traceback" not in first_run["err"]
+
+
+def test_repro_commits_metrics_and_ignores_data_and_models(clone: Clone) -> None:
+    tracked = set(clone.do("git", "ls-files").splitlines())
+    assert tracked >= {
+        "dvc.lock",
+        "metrics/train.json",
+        "metrics/evaluate.json",
+        "metrics/export.json",
+        "plots/history.csv",
+        "plots/confusion.csv",
+    }
+    assert not [name for name in tracked if name.endswith(("ubyte", ".npy", ".keras", ".onnx"))]
+    assert clone.status() == ""
+
+
+def test_repro_again_runs_no_stage(clone: Clone) -> None:
+    out = clone.do("dvc", "repro")
+    assert "Running stage" not in out
+    assert out.endswith("Data and pipelines are up to date.\n")
+    assert clone.status() == ""
+
+
+def test_repro_writes_a_lost_lock_again(clone: Clone) -> None:
+    (clone.folder / "dvc.lock").unlink()
+    clone.do("dvc", "repro")  # DVC remembers no run with uncached outputs: training runs again
+    assert clone.status() == ""
+
+
+def test_metrics_show_every_stages_figures(clone: Clone) -> None:
+    shown = json.loads(clone.do("dvc", "metrics", "show", "--json"))[""]["data"]
+    train = shown["metrics/train.json"]["data"]
+    assert set(train) == {"train_loss", "train_accuracy"}
+    assert {"test_loss", "test_accuracy"} <= set(shown["metrics/evaluate.json"]["data"])
+    assert shown["metrics/export.json"]["data"]["argmax_agreement"] == 400
+
+
+def test_plots_show_writes_a_page_with_every_plot(clone: Clone, tmp_path: Path) -> None:
+    clone.do("dvc", "plots", "show", "--out", str(tmp_path))
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    for title in ("Loss by epoch", "Accuracy by epoch", "Confusion on the test set"):
+        assert page.count(f'"title": "{title}"') + page.count(f'"text": "{title}"') >= 1
+
+
+def test_dag_shows_the_stages(clone: Clone) -> None:
+    lines = clone.do("dvc", "dag", "--dot").splitlines()
+    assert '"preprocess" -> "train";' in lines
+    assert '"train" -> "evaluate";' in lines
+    assert '"train" -> "export";' in lines
+    assert '"evaluate" -> "export";' not in lines
+
+
+def test_artifacts_get_brings_the_onnx_file(clone: Clone, tmp_path: Path) -> None:
+    # How DVC's model registry names a version; it sees annotated tags only.
+    clone.do("git", "tag", "--annotate", "fashion-mlp@v1.0.0", "--message", "test")
+    target = tmp_path / "got.onnx"
+    clone.do("dvc", "artifacts", "get", str(clone.folder), "fashion-mlp", "--out", str(target))
+    assert target.read_bytes() == (clone.folder / "models/fashion_mlp.onnx").read_bytes()
+    (image,) = onnxruntime.InferenceSession(str(target)).get_inputs()
+    assert (image.name, image.shape) == ("image", ["N", 784])
+
+
+@pytest.fixture(scope="module")
+def experiment(clone: Clone) -> Iterator[str]:
+    """Two parameters set by `dvc exp run -S`, one of which DVC writes as the text 1e-05."""
+    yield clone.do(
+        *("dvc", "exp", "run", "--name", "slow"),
+        *("-S", "train.epochs=3", "-S", "train.optimizer.learning_rate=0.00001"),
+    )
+    clone.do("git", "checkout", "--quiet", ".")
+    clone.do("dvc", "checkout")
+    assert clone.status() == ""
+
+
+def test_exp_run_trains_with_the_values_set(clone: Clone, experiment: str) -> None:
+    assert "learning_rate: 1e-05" in clone.read("params.yaml")
+    assert isinstance(yaml.safe_load("1e-05"), str)  # what the schema has to bear
+    ran = [line for line in experiment.splitlines() if line.startswith("Running stage")]
+    assert [line.split("'")[1] for line in ran] == ["train", "evaluate", "export"]
+    assert len(clone.read("plots/history.csv").splitlines()) == 1 + 3
+
+
+def test_exp_show_lists_the_experiment(clone: Clone, experiment: str) -> None:
+    lines = clone.do("dvc", "exp", "show", "--csv", "--no-pager").splitlines()
+    rows = {row["Experiment"]: row for row in csv.DictReader(lines)}
+    assert rows["slow"]["train.epochs"] == "3"
+    assert (
+        float(rows["slow"]["train_loss"])
+        == json.loads(clone.read("metrics/train.json"))["train_loss"]
+    )
+
+
+def test_params_diff_names_old_and_new(clone: Clone, experiment: str) -> None:
+    changes = json.loads(clone.do("dvc", "params", "diff", "--json"))["params.yaml"]
+    assert changes["train.epochs"] == {"old": 2, "new": 3, "diff": 1}
+    assert set(changes) == {"train.epochs", "train.optimizer.learning_rate"}
+
+
+def test_metrics_diff_shows_what_it_did(clone: Clone, experiment: str) -> None:
+    changes = json.loads(clone.do("dvc", "metrics", "diff", "--json"))
+    loss = changes["metrics/train.json"]["train_loss"]
+    assert loss["new"] > loss["old"]
+    assert loss["diff"] == pytest.approx(loss["new"] - loss["old"])
+
+
+def test_plots_diff_writes_a_page(clone: Clone, experiment: str, tmp_path: Path) -> None:
+    clone.do("dvc", "plots", "diff", "HEAD", "workspace", "--out", str(tmp_path))
+    assert "workspace" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "negative epochs": (
+        {"train.epochs": -1},
+        "train",
+        "params.yaml: train.epochs: input should be greater than or equal to 1; got -1",
+    ),
+    "a missing key": (
+        {"train.batch_size": ...},
+        "train",
+        "params.yaml: train.batch_size is missing; add it (README, Parameters, lists every key)",
+    ),
+    "an unknown key": (
+        {"preprocess.validation_image": 5},
+        "preprocess",
+        "params.yaml: preprocess.validation_image is unknown (value 5); "
+        "known here: validation_images",
+    ),
+    "too many held out": (
+        {"preprocess.validation_images": 300},
+        "preprocess",
+        "preprocess.validation_images: 300 leaves no image to train on; the training set has 300",
+    ),
+    "an image that is not there": (
+        {"evaluate.examples": [300]},
+        "evaluate",
+        "evaluate.examples: [300] must be below 300, the number of training images",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_repro_refuses_bad_parameters_in_one_line(clone: Clone, name: str) -> None:
+    changes, stage, message = BAD[name]
+    lock = clone.read("dvc.lock")
+    clone.params(**changes)
+    try:
+        result = clone.run("dvc", "repro", "--single-item", stage)
+        assert result.returncode != 0
+        said = [line for line in result.stderr.splitlines() if line.startswith(f"{stage}: ")]
+        assert said == [f"{stage}: error: {message}"]
+        assert "Traceback" not in result.stderr + result.stdout
+        assert clone.read("dvc.lock") == lock
+    finally:
+        clone.do("git", "checkout", "--quiet", ".")
+        clone.do("dvc", "checkout")
+    assert clone.status() == ""
+
+
+def test_a_stage_refuses_a_truncated_raw_file_and_leaves_what_was_there(clone: Clone) -> None:
+    path = clone.folder / "data/raw/t10k-labels-idx1-ubyte"
+    content = path.read_bytes()
+    before = snapshot(clone.folder / "data/prepared")
+    path.unlink()  # it may be a link into the cache
+    path.write_bytes(content[:-1])
+    result = clone.run("python", "-m", "stages.preprocess")
+    path.write_bytes(content)
+    assert result.returncode == 1
+    assert result.stderr == (
+        "preprocess: error: data/raw/t10k-labels-idx1-ubyte: its header says (100,), which is "
+        "108 bytes; the file has 107\n"
+    )
+    assert snapshot(clone.folder / "data/prepared") == before
+
+
+def test_repro_mends_a_raw_file_that_was_damaged(clone: Clone) -> None:
+    path = clone.folder / "data/raw/t10k-labels-idx1-ubyte"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-1])
+    clone.do("dvc", "repro")
+    assert path.read_bytes() == content
+    assert clone.status() == ""
+
+
+def test_repro_runs_no_stage_for_what_no_stage_reads(clone: Clone) -> None:
+    clone.params(**{"gate.tolerances.test_loss": 0.5})
+    assert "Running stage" not in clone.do("dvc", "repro")
+    clone.do("git", "checkout", "--quiet", ".")
