@@ -11,10 +11,14 @@ INSTALLED := $(VENV)/.installed
 # With the environment first on PATH, the stages' `python` is the one that has the packages.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test lint format lock check-repro check-portable mutations bench clean
+# The other runtimes have an environment of their own, and npm packages where a lock file lies.
+CONSUMERS := consumers/.venv/.installed
+NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard consumers/*/package-lock.json))
+
+.PHONY: help repro test lint format lock check-repro check-portable mutations bench conformance conformance-tools test-consumers clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 repro: $(INSTALLED)  ## run what is not up to date of the pipeline (plain `make` does this)
 	@echo "make: dvc repro"
@@ -46,13 +50,38 @@ mutations: repro  ## break the ONNX model in a thousand ways: does the proof not
 bench: $(INSTALLED)  ## time an epoch against Keras' fit as the paper writes it, side by side
 	@python -m benchmarks.epoch
 
-lock: $(INSTALLED)  ## write requirements.lock from pyproject.toml; UPGRADE=1: with newest versions
-	@uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
-		--generate-hashes --no-header $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock
-	echo "make: wrote requirements.lock; \`make\` installs it"
+conformance: $(INSTALLED) $(CONSUMERS) $(NODE_MODULES)  ## run the model in every runtime on every test image, against Keras
+	@if [ ! -f models/fashion_mlp.onnx ]; then
+	  echo "make: models/fashion_mlp.onnx is not there; \`make\` makes it" >&2
+	  exit 1
+	fi
+	$(ORT_LAYOUT)
+	# Always: what is measured is this machine's runtimes, which DVC does not track.
+	dvc repro --force --single-item consumers/dvc.yaml
+
+test-consumers: $(INSTALLED) $(CONSUMERS) $(NODE_MODULES)  ## run the snippets of consumers/README.md as printed
+	@$(ORT_LAYOUT)
+	python -m pytest -m consumers tests/test_consumers.py
+
+conformance-tools:  ## as root on Debian or Ubuntu: install what conformance needs from there
+	@missing=()
+	command -v gcc > /dev/null || missing+=(gcc libc6-dev)
+	command -v node > /dev/null || missing+=(nodejs)
+	command -v npm > /dev/null || missing+=(npm)
+	command -v chromium > /dev/null || missing+=(chromium)
+	if [ "$${#missing[@]}" -gt 0 ]; then
+	  apt-get update --quiet
+	  apt-get install --quiet --yes --no-install-recommends "$${missing[@]}"
+	fi
+
+lock: $(INSTALLED)  ## write both requirements.lock; UPGRADE=1: with newest versions
+	@compile="uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet $(if $(UPGRADE),--upgrade)"
+	$$compile pyproject.toml --group dev --output-file requirements.lock
+	$$compile consumers/requirements.in --output-file consumers/requirements.lock
+	echo "make: wrote requirements.lock, consumers/requirements.lock; \`make\`, \`make conformance\` install them"
 
 clean:  ## remove the environment and tools' caches; data, models and DVC's cache stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
+	rm -rf $(VENV) consumers/.venv consumers/*/node_modules consumers/c_api/onnxruntime .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
 # The stamp is written last, so that an install that was cut off starts again.
 $(INSTALLED): requirements.lock
@@ -77,3 +106,29 @@ $(INSTALLED): requirements.lock
 	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	}
 	touch $@
+
+$(CONSUMERS): consumers/requirements.lock | $(INSTALLED)
+	@echo "make: installing consumers/requirements.lock into consumers/.venv"
+	rm -f $@
+	python -m venv --clear consumers/.venv
+	uv pip sync --quiet --python consumers/.venv/bin/python --require-hashes $< || {
+	  echo "make: uv could not; pip tries (it knows pip's own settings for mirrors and proxies)"
+	  consumers/.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	}
+	touch $@
+
+# Where npm is missing or fails, the rest is still run: the check says at its end what was not.
+consumers/%/node_modules/.package-lock.json: consumers/%/package-lock.json
+	@echo "make: npm ci in $(<D)"
+	(cd $(<D) && npm ci --ignore-scripts --no-audit --no-fund && touch node_modules/.package-lock.json) || \
+	  echo "make: npm could not install $(<D)/package-lock.json" >&2
+
+# onnxruntime's official archive for C holds include/ and lib/. Where only package registries are
+# in reach, its header comes from an npm package and its library from the Python wheel.
+define ORT_LAYOUT
+mkdir -p consumers/c_api/onnxruntime/lib
+ln -sfn ../node_modules/com.github.asus4.onnxruntime/Plugins/iOS~/onnxruntime.xcframework/ios-arm64/onnxruntime.framework/Headers consumers/c_api/onnxruntime/include
+library=$$(cd consumers/.venv && echo lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
+ln -sf "../../../.venv/$$library" consumers/c_api/onnxruntime/lib/libonnxruntime.so
+ln -sf libonnxruntime.so consumers/c_api/onnxruntime/lib/libonnxruntime.so.1
+endef
