@@ -65,6 +65,7 @@ def project(tmp_path: Path) -> tuple[Path, list[str]]:
     rng = np.random.default_rng(7)
     images = rng.random((20, 784), np.float32)
     hidden, output = rng.normal(size=(784, 16)), rng.normal(size=(16, 10))
+    hidden -= hidden.mean(axis=0)  # so that the images differ in what is seen
     logits = np.maximum(images @ hidden.astype(np.float32), 0) @ output.astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["image", "hidden"], ["sums"]),
