@@ -40,7 +40,7 @@ class Runtime(NamedTuple):
 
 
 def runtimes() -> Iterator[Runtime]:
-    """Yield the runtimes: the page and the uint8 file only where they are there."""
+    """Yield the runtimes; the web page only where its folder is."""
     yield Runtime("onnxruntime", "Python, onnxruntime", python("python"), "pip install onnxruntime")
     yield Runtime(
         "onnx_reference", "Python, onnx's reference", python("reference"), "pip install onnx"
@@ -80,22 +80,21 @@ def runtimes() -> Iterator[Runtime]:
         tools=["gcc", "npm"],
         build=[compile_and_link()],
     )
-    if ONNX_UINT8.exists():
-        yield Runtime(
-            "onnxruntime_uint8",
-            "Python, onnxruntime, uint8 file",
-            python("python", model=ONNX_UINT8),
-            "pip install onnxruntime",
-            takes_bytes=True,
-        )
-        yield Runtime(
-            "node_uint8",
-            "Node.js, onnxruntime-node, uint8 file",
-            node(ONNX_UINT8),
-            "npm install onnxruntime-node",
-            tools=["node", "npm"],
-            takes_bytes=True,
-        )
+    yield Runtime(
+        "onnxruntime_uint8",
+        "Python, onnxruntime, uint8 file",
+        python("python", model=ONNX_UINT8),
+        "pip install onnxruntime",
+        takes_bytes=True,
+    )
+    yield Runtime(
+        "node_uint8",
+        "Node.js, onnxruntime-node, uint8 file",
+        node(ONNX_UINT8),
+        "npm install onnxruntime-node",
+        tools=["node", "npm"],
+        takes_bytes=True,
+    )
     # Computes in bf16 where the processor can: shown, and not held to the bar.
     yield Runtime(
         "openvino_default",

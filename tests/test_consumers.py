@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import pytest
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from consumers import conformance, runtimes
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "consumers/README.md").read_text(encoding="utf-8")
 NAMES = load_params().dataset.classes.en
 IN_MAIN_ENVIRONMENT = ("Python, onnxruntime", "Python, onnx's reference")
+EXAMPLES = sorted((ROOT / "consumers").glob("*/classify.*"))
 CONSUMERS_BIN = ROOT / "consumers/.venv/bin"
 
 
@@ -142,16 +144,23 @@ def test_readme_prints_what_the_exported_model_sees() -> None:
     assert {tuple(names) for names in printed.values() if names} == {tuple(names_in(said))}
 
 
-def test_readme_table_has_every_runtime() -> None:
-    missing = [each.name for each in runtimes.runtimes() if f"| {each.name} " not in README]
-    assert missing == []
+def test_readme_table_is_what_the_metrics_say() -> None:
+    metrics = json.loads((ROOT / "consumers/conformance.json").read_text(encoding="utf-8"))
+    results = {key: Result(**values) for key, values in metrics["runtimes"].items()}
+    assert list(results) == [runtime.key for runtime in runtimes.runtimes()]
+    assert conformance.table(results, metrics["images"]) in README
 
 
 def test_runtimes_examples_import_nothing_of_ours() -> None:
     ours = re.compile(r"^\s*(from|import) (fashion_mlp|stages|checks|consumers)\b", re.M)
-    examples = sorted((ROOT / "consumers").glob("*/classify.*"))
-    assert len(examples) == 8
-    assert [path for path in examples if ours.search(path.read_text(encoding="utf-8"))] == []
+    assert len(EXAMPLES) == 8
+    assert [path for path in EXAMPLES if ours.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_consumers_dvc_yaml_lists_every_example() -> None:
+    stages = yaml.safe_load((ROOT / "consumers/dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    examples = {f"consumers/{path.parent.name}/{path.name}" for path in EXAMPLES}
+    assert examples <= set(stages["conformance"]["deps"])
 
 
 def two_images() -> np.ndarray:
@@ -192,6 +201,15 @@ def test_compare_counts_and_rounds() -> None:
     found[1] = found[1, ::-1]
     result = compare(two_images(), Output("1.0", found, 0.000123))
     assert result == Result("1.0", 0.5, 1, 16000)
+
+
+def test_write_results_keeps_a_file_where_only_the_speed_differs(tmp_path: Path) -> None:
+    path, result = tmp_path / "conformance.json", Result("1.0", 1e-6, 10, 500)
+    assert conformance.write_results({"x": result}, 10, path)
+    before = path.read_bytes()
+    assert not conformance.write_results({"x": result._replace(images_per_second=7)}, 10, path)
+    assert path.read_bytes() == before
+    assert conformance.write_results({"x": result._replace(max_difference=2e-6)}, 10, path)
 
 
 def stand_in(code: str) -> Runtime:
