@@ -114,8 +114,9 @@ def read_summary(said: str) -> tuple[str, float]:
         return match["version"], float(match["seconds"])
     try:
         summary = json.loads(last)
-        return str(summary["version"]), float(summary["seconds"])
-    except (ValueError, KeyError, TypeError):
+        _, *browser = summary["runtime"].partition(" in ")
+        return summary["version"] + "".join(browser), float(summary["seconds"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise RuntimeError(f"its last line does not say version and seconds: {last!r}") from None
 
 

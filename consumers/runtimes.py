@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +14,8 @@ ONNX_UINT8 = Path("models/fashion_mlp_uint8.onnx")
 HERE = Path("consumers")
 LOCK = HERE / "requirements.lock"
 BIN = HERE / ".venv/bin"
-WEB_PAGE = HERE / "web/conformance.mjs"
+WEB = HERE / "web"
 ORT_C = HERE / "c_api/onnxruntime"
-# Commands that go by more than one name.
-TOOLS = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
 APT_INSTALL = "apt-get install chromium nodejs npm gcc"
 
 
@@ -55,13 +55,14 @@ def runtimes() -> Iterator[Runtime]:
         "npm install onnxruntime-node",
         tools=["node", "npm"],
     )
-    if WEB_PAGE.exists():
+    if WEB.exists():
         yield Runtime(
             "web",
             "web page, onnxruntime-web",
-            ["node", str(WEB_PAGE), str(ONNX), "{images}", "{out}"],
+            ["node", str(WEB / "conformance.mjs"), str(ONNX), "{images}", "{out}"],
             "npm install onnxruntime-web",
             tools=["node", "npm", "chromium"],
+            build=[[sys.executable, str(WEB / "prepare.py")]],
         )
     yield Runtime(
         "c",
@@ -151,8 +152,9 @@ def compile_and_link() -> list[str]:
 
 
 def missing_tools(runtime: Runtime) -> list[str]:
-    """Name the commands that a runtime needs and this machine lacks."""
-    return [tool for tool in runtime.tools if not any(map(shutil.which, TOOLS.get(tool, (tool,))))]
+    """Name the commands that a runtime needs and this machine lacks; $CHROMIUM may name one."""
+    named = {"chromium": os.environ.get("CHROMIUM", "chromium")}
+    return [tool for tool in runtime.tools if not shutil.which(named.get(tool, tool))]
 
 
 def maker_version(runtime: Runtime, lock: Path = LOCK) -> str:

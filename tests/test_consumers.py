@@ -219,10 +219,10 @@ def stand_in(code: str) -> Runtime:
 def test_execute_reads_the_pages_json(tmp_path: Path) -> None:
     code = (
         "import array, json, sys; array.array('f', range(20)).tofile(open(sys.argv[2], 'wb'));"
-        "print(json.dumps(dict(runtime='page', version='1.2', seconds=0.5)))"
+        "print(json.dumps(dict(runtime='page in X 3', version='1.2', seconds=0.5)))"
     )
     output = execute(stand_in(code), tmp_path / "images.npy", (2, 10))
-    assert (output.version, output.seconds) == ("1.2", 0.5)
+    assert (output.version, output.seconds) == ("1.2 in X 3", 0.5)
     assert output.probabilities.tolist() == np.arange(20.0).reshape(2, 10).tolist()
 
 
