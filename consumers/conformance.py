@@ -165,7 +165,7 @@ def first_fault(expected: np.ndarray, found: np.ndarray, names: Sequence[str]) -
 
 def table(results: dict[str, Result], images: int) -> str:
     """Lay out the results as a Markdown table, aligned so that it reads well in a terminal."""
-    head = ["runtime", "version", "largest |Δp|", "same class", "images/s", "install"]
+    head = ["runtime", "version", "largest Δp", "same class", "images/s", "install"]
     rows = [
         [
             runtime.name,
