@@ -37,6 +37,7 @@ RESULTS = Path("consumers/conformance.json")
 BAR = 5e-6
 BATCH_SIZE = 1000  # of Keras
 TIMEOUT = 600  # seconds that a runtime may take
+REASON = re.compile(r"[Ee]rror( \[\w+\])?: ")  # Python's, gcc's and Node's
 SUMMARY = re.compile(r"^\S+ (?P<version>.+): (?P<images>\d+) images in (?P<seconds>[\d.]+) s$")
 
 
@@ -95,14 +96,14 @@ def execute(runtime: Runtime, images: Path, shape: tuple[int, int]) -> Output:
 
 
 def call(command: list[str]) -> str:
-    """Run a command and return what it prints; its last line is the error where it fails."""
+    """Run a command and return what it prints; where it fails, raise the line that says why."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RuntimeError(f"{command[0]}: {error}") from None
     if done.returncode != 0:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        reason = next((line for line in lines if "rror" in line), lines[-1] if lines else "")
+        reason = next(filter(REASON.search, lines), lines[-1] if lines else "")
         raise RuntimeError(f"{' '.join(command[:2])}: exit {done.returncode}: {reason.strip()}")
     return done.stdout
 
