@@ -1,9 +1,13 @@
 """evaluate: what the trained network knows, on the test set that the paper never looks at.
 
-reads   models/fashion_mlp.keras, data/prepared/test_{images,labels}.npy, and the training
-        images whose class the paper shows
+reads   models/fashion_mlp.keras, data/prepared/{train,test}_{images,labels}.npy,
+        plots/history.csv
 writes  metrics/evaluate.json   test_loss, test_accuracy, top-2, calibration, figures by class
         plots/confusion.csv     actual and predicted class of each test image
+        plots/*.png             the paper's figures 8 to 11 and what it does not show: confusion,
+                                calibration, mistakes, what classes and hidden units look like
+
+The training images serve the pictures alone; every figure but `train_examples` is of the test set.
 """
 
 from __future__ import annotations
@@ -12,24 +16,31 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.metrics import (
     accuracy_score,
     classification_report,
+    confusion_matrix,
     top_k_accuracy_score,
 )
 
-from fashion_mlp import engine
+from fashion_mlp import engine, paper, pictures
 from fashion_mlp.console import run
 from fashion_mlp.dataset import Split, load_split
 from fashion_mlp.files import write_json, write_text
-from fashion_mlp.params import load_params
+from fashion_mlp.params import Params, load_params
+
+if TYPE_CHECKING:
+    import keras
 
 MODEL = Path("models/fashion_mlp.keras")
 METRICS = Path("metrics/evaluate.json")
 CONFUSION = Path("plots/confusion.csv")
+HISTORY = Path("plots/history.csv")
+PICTURES = Path("plots")
+WHITE = 255  # the byte that preprocess makes 1
 BATCH_SIZE = 1000
 DIGITS = 6
 
@@ -85,12 +96,24 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
         labels: class numbers (n,).
         bins: how many.
     """
+    return calibration(probabilities, labels, bins).error
+
+
+def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> pictures.Bins:
+    """Put images into bins of equal width by how sure the network is of its answer.
+
+    Args:
+        probabilities: float32 (n, classes).
+        labels: class numbers (n,).
+        bins: how many.
+    """
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels
     # Bin m holds the confidences in ((m-1)/bins, m/bins], as in the source.
     bin_number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    surplus = np.bincount(bin_number, confidence - correct, minlength=bins)
-    return float(np.abs(surplus).sum() / len(labels))
+    count = np.bincount(bin_number, minlength=bins)
+    sums = (np.bincount(bin_number, values, bins) for values in (confidence, correct))
+    return pictures.Bins(count, *(values / np.maximum(count, 1) for values in sums))
 
 
 def examples(
@@ -133,12 +156,110 @@ def pick(train: Split, numbers: Sequence[int]) -> np.ndarray:
     return train.images[list(numbers)]
 
 
+def read_history(path: Path) -> dict[str, list[float]]:
+    """Read the log of stage `train`: the values of each column but `epoch`.
+
+    Raises:
+        ValueError: not the table that stage `train` writes.
+        OSError: the file can't be read.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        columns = {key: [float(row[key]) for row in rows] for key in rows[0] if key != "epoch"}
+        return {"loss": columns.pop("loss"), "accuracy": columns.pop("accuracy")} | columns
+    except (IndexError, KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{path}: expected a table of epoch, loss, accuracy with an epoch or more; "
+            f"run `dvc repro --force train`"
+        ) from None
+
+
+def class_averages(split: Split, image_shape: tuple[int, int]) -> np.ndarray:
+    """Average the images of each class: float64 (classes, height, width); 0 where it has none.
+
+    Summed as the bytes that they were, exactly, so that the order of adding can't matter.
+    """
+    labels = split.labels.argmax(axis=1)
+    means = np.zeros((split.labels.shape[1], split.images.shape[1]))
+    for label in range(len(means)):
+        if len(images := split.images[labels == label]):
+            total = np.rint(images * WHITE).astype(np.uint8).sum(axis=0, dtype=np.int64)
+            means[label] = total / (len(images) * WHITE)
+    return means.reshape(-1, *image_shape)
+
+
+def draw(
+    params: Params,
+    network: keras.Model,
+    train: Split,
+    test: Split,
+    predicted: np.ndarray,
+    shown: np.ndarray,
+) -> None:
+    """Draw all pictures; every one is written, whatever there is to show.
+
+    Args:
+        params: all of params.yaml.
+        network: two dense layers.
+        train: images float32 (n, pixels) and one-hot labels float32 (n, classes).
+        test: the same.
+        predicted: probabilities of the test images, float32 (n, classes).
+        shown: of training image 0 and of those in `evaluate.examples`, float32 (1 + n, classes).
+    """
+    language, shape = params.evaluate.language, params.dataset.image_shape
+    names = getattr(params.dataset.classes, language)
+    paper_data = params.dataset.name == paper.DATASET  # else its numbers mean nothing here
+
+    def answers(split: Split, numbers: Sequence[int], rows: np.ndarray) -> pictures.Answers:
+        images, labels = split.images[numbers], split.labels[numbers].argmax(axis=1)
+        return pictures.Answers(images.reshape(-1, *shape), labels, rows, numbers)
+
+    def path(name: str) -> Path:
+        return PICTURES / f"{name}.png"
+
+    first = list(range(min(pictures.MOST_TILES, len(train.images))))
+    sheet = answers(train, first, np.empty(0))
+    pictures.contact_sheet(path("contact_sheet"), language, sheet.images, sheet.labels, names)
+    examples = answers(train, params.evaluate.examples, shown[1:])
+    pictures.answers(path("examples"), language, examples, names)
+    pictures.first_image(
+        path("first_image"),
+        language,
+        answers(train, [0], shown[:1]),
+        names,
+        paper.IMAGE_0 if paper_data else {},
+    )
+    labels, named = test.labels.argmax(axis=1), predicted.argmax(axis=1)
+    from fashion_mlp.network import mean_loss
+
+    pictures.history(
+        path("history"),
+        language,
+        read_history(HISTORY),
+        {"loss": mean_loss(network, predicted, test.labels), "accuracy": np.mean(labels == named)},
+        paper.LAST_EPOCHS if paper_data and network.loss == paper.LOSS else (),
+        paper.CLAIMED_ACCURACY if paper_data else None,
+    )
+    counts = confusion_matrix(labels, named, labels=range(len(names)))
+    pictures.confusion(path("confusion"), language, counts, names)
+    bins = calibration(predicted, labels, params.evaluate.calibration_bins)
+    pictures.reliability(path("reliability"), language, bins)
+    wrong = np.flatnonzero(labels != named)
+    mistakes = answers(test, wrong.tolist(), predicted[wrong])
+    pictures.mistakes(path("mistakes"), language, mistakes, names)
+    pictures.averages(path("averages"), language, class_averages(train, shape), names)
+    hidden, outputs = (layer.get_weights()[0] for layer in network.layers)
+    pictures.hidden_units(path("hidden_units"), language, (hidden, outputs), shape, names)
+
+
 def main() -> None:
     params = load_params()
     names = getattr(params.dataset.classes, params.evaluate.language)
     test = load_split("test", params.dataset.pixels, len(names))
     train = load_split("train", params.dataset.pixels, len(names))
-    example_images = pick(train, params.evaluate.examples)
+    # Image 0 is what the paper's figure 9 shows; the others are figure 11's.
+    example_images = pick(train, [0, *params.evaluate.examples])
     engine.start()
 
     from fashion_mlp.network import load_network, mean_loss, probabilities
@@ -149,14 +270,15 @@ def main() -> None:
         "test_loss": round(mean_loss(network, predicted, test.labels), DIGITS)
     }
     figures |= measure(predicted, test.labels, names, params.evaluate.calibration_bins)
-    if len(example_images):
-        shown = probabilities(network, example_images, BATCH_SIZE)
-        figures["train_examples"] = examples(shown, params.evaluate.examples, names)
+    shown = probabilities(network, example_images, BATCH_SIZE)
+    if params.evaluate.examples:
+        figures["train_examples"] = examples(shown[1:], params.evaluate.examples, names)
+    draw(params, network, train, test, predicted, shown)
     write_text(CONFUSION, confusion_csv(predicted, test.labels, names))
     write_json(METRICS, figures)
     print(
         f"evaluate: {len(predicted):,} test images, test_loss {figures['test_loss']:.4f}, "
-        f"test_accuracy {figures['test_accuracy']:.4f}"
+        f"test_accuracy {figures['test_accuracy']:.4f}; pictures in {PICTURES}/"
     )
 
 

@@ -1,0 +1,162 @@
+"""What every picture must be: the same bytes anywhere, both languages, any shape of data."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from fashion_mlp import paper, pictures
+
+NAMES = {
+    "en": ["T-shirt/top", "Trouser", "Ankle boot"],
+    "ru": ["футболка", "Ёж, щит и ёлка", "ботинки"],
+}
+
+
+def some(images: int, shape: tuple[int, int], classes: int, seed: int = 1) -> pictures.Answers:
+    random = np.random.default_rng(seed)
+    return pictures.Answers(
+        random.random((images, *shape), np.float32),
+        random.integers(0, classes, images),
+        random.dirichlet(np.ones(classes), images).astype(np.float32),
+        list(range(images)),
+    )
+
+
+def draw_all(
+    folder: Path,
+    language: str = "en",
+    shape: tuple[int, int] = (28, 28),
+    names: list[str] | None = None,
+    images: int = 60,
+) -> dict[str, bytes]:
+    """Draw every picture of made-up data; return the files' bytes by name."""
+    names = names or NAMES[language]
+    classes = len(names)
+    shown = some(images, shape, classes)
+    random = np.random.default_rng(2)
+    kernels = (
+        random.normal(size=(shape[0] * shape[1], 8)).astype(np.float32),
+        random.normal(size=(8, classes)).astype(np.float32),
+    )
+    counts = random.integers(0, 1000, (classes, classes))
+    bins = pictures.Bins(*(np.arange(5.0) / scale for scale in (0.01, 5, 6)))
+    first = some(1, shape, classes)
+    log = {key: [0.5, 0.4, 0.3] for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
+    level = {"loss": 0.4, "accuracy": 0.5}
+
+    def path(name: str) -> Path:
+        return folder / f"{name}.png"
+
+    pictures.contact_sheet(path("sheet"), language, shown.images, shown.labels, names)
+    pictures.answers(path("answers"), language, shown, names)
+    pictures.mistakes(path("mistakes"), language, shown, names)
+    pictures.first_image(path("first"), language, first, names, {0: 0.1})
+    pictures.averages(path("averages"), language, shown.images[:classes], names)
+    pictures.hidden_units(path("units"), language, kernels, shape, names)
+    pictures.confusion(path("confusion"), language, counts, names)
+    pictures.reliability(path("reliability"), language, bins)
+    pictures.history(path("history"), language, log, level, paper.LAST_EPOCHS, 0.98)
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Iterator[None]:
+    """A glyph that the font lacks, or a layout that fails, is a warning of Matplotlib's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def test_pictures_have_the_same_bytes_in_another_process_with_another_style(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("font.size: 30\nsavefig.dpi: 31\naxes.grid: True\n")
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    code = "import sys, pathlib, tests.test_pictures as t; t.draw_all(pathlib.Path(sys.argv[1]))"
+    environment = os.environ | {"MATPLOTLIBRC": str(tmp_path), "TZ": "Asia/Tokyo"}
+    subprocess.run([sys.executable, "-c", code, str(there)], env=environment, check=True)
+    assert draw_all(here) == {file.name: file.read_bytes() for file in sorted(there.iterdir())}
+
+
+def test_pictures_have_all_glyphs_in_both_languages(tmp_path: Path) -> None:
+    assert draw_all(tmp_path / "en", "en").keys() == draw_all(tmp_path / "ru", "ru").keys()
+
+
+def test_pictures_state_the_same_texts_in_both_languages() -> None:
+    en, ru = pictures.TEXTS["en"], pictures.TEXTS["ru"]
+    assert en.keys() == ru.keys()
+    assert {key: text.count("{}") for key, text in en.items()} == {
+        key: text.count("{}") for key, text in ru.items()
+    }
+
+
+def test_pictures_use_the_font_that_matplotlib_brings() -> None:
+    font = Path(mpl.font_manager.findfont("DejaVu Sans"))
+    assert font.is_relative_to(mpl.get_data_path())
+
+
+def test_pictures_hold_no_clock_and_no_version(tmp_path: Path) -> None:
+    for name in draw_all(tmp_path):
+        with Image.open(tmp_path / name) as image:
+            assert set(image.info) == {"dpi"}, name
+            assert image.width == round(pictures.WIDTH * pictures.DPI), name
+
+
+def test_pictures_leave_the_caller_its_own_style(tmp_path: Path) -> None:
+    with mpl.rc_context({"font.size": 7}):
+        pictures.mistakes(tmp_path / "x.png", "en", some(3, (8, 8), 2), ["a", "b"])
+        assert mpl.rcParams["font.size"] == 7
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "images"), [((12, 20), 3, 30), ((1, 784), 2, 2), ((9, 3), 60, 60)]
+)
+def test_pictures_take_other_data(
+    tmp_path: Path, shape: tuple[int, int], classes: int, images: int
+) -> None:
+    names = [f"${number} {'long ' * 9}$" for number in range(classes)]
+    assert len(draw_all(tmp_path, shape=shape, names=names, images=images)) == 9
+
+
+def test_mistakes_and_answers_say_when_there_are_none(tmp_path: Path) -> None:
+    none = some(0, (28, 28), 3)
+    pictures.mistakes(tmp_path / "mistakes.png", "ru", none, NAMES["ru"])
+    pictures.answers(tmp_path / "answers.png", "ru", none, NAMES["ru"])
+    for name in ("mistakes", "answers"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.height < 100
+            assert len(image.getcolors(10_000) or []) > 10  # grey levels of letters
+
+
+def test_mistakes_ignore_the_last_bits_of_probabilities(tmp_path: Path) -> None:
+    wrong = some(40, (6, 6), 3)
+    noisy = wrong._replace(probabilities=np.nextafter(wrong.probabilities, np.float32(1)))
+    pictures.mistakes(tmp_path / "a.png", "en", wrong, NAMES["en"])
+    pictures.mistakes(tmp_path / "b.png", "en", noisy, NAMES["en"])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_contact_sheet_draws_white_where_the_pixel_is_0(tmp_path: Path) -> None:
+    images = np.zeros((1, 4, 4), np.float32)
+    images[0, 0, 0] = 1
+    pictures.contact_sheet(tmp_path / "x.png", "en", images, np.array([0]), ["a"])
+    pixels = np.asarray(Image.open(tmp_path / "x.png").convert("L"))
+    left, top = round(0.06 * 0.88 * pictures.DPI), round(0.42 * pictures.DPI)
+    side = round(0.88 * 0.88 * pictures.DPI)
+    tile = pixels[top : top + side, left : left + side]
+    assert tile[side // 8, side // 8] == 0
+    assert tile[side // 8 :, side // 2 :].min() == 255
+
+
+def test_bins_error_weighs_gaps_by_images() -> None:
+    bins = pictures.Bins(np.array([1, 3]), np.array([0.5, 0.9]), np.array([0.0, 1.0]))
+    assert bins.error == pytest.approx((1 * 0.5 + 3 * 0.1) / 4)
