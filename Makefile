@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 CONSUMERS := consumers/.venv/.installed
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard consumers/*/package-lock.json))
 
-.PHONY: help repro test lint format lock check-repro check-portable mutations bench conformance conformance-tools test-consumers clean
+.PHONY: help repro report test test-web page lint format lock check-repro check-portable mutations bench conformance conformance-tools test-consumers clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ help:  ## list the targets
 repro: $(INSTALLED)  ## run what is not up to date of the pipeline (plain `make` does this)
 	@echo "make: dvc repro"
 	dvc repro
+
+report: repro  ## write report.html: the last run in one file, to look at and to send
+	@python -m report
 
 test: $(INSTALLED)  ## run the tests (under 5 minutes)
 	@echo "make: pytest"

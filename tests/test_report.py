@@ -1,0 +1,222 @@
+"""The report: whole, escaped, honest where there is nothing to show; seen in Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from fashion_mlp import paper
+from report import __main__ as report
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """What the report reads, as it is committed."""
+    shutil.copy(ROOT / "dvc.lock", tmp_path)
+    for folder in ("metrics", "plots"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    return tmp_path
+
+
+def edit_dataset(root: Path, **values: Any) -> None:
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    for stage in lock["stages"].values():
+        if "dataset" in (params := stage["params"]["params.yaml"]):
+            params["dataset"] = params["dataset"] | values
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+class Parsed(HTMLParser):
+    """Lists tags with their attributes, and all text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_build_writes_one_file_without_scripts_or_addresses(root: Path) -> None:
+    parsed = Parsed(report.build(root))
+    assert {"script", "link", "iframe"}.isdisjoint(tag for tag, _ in parsed.tags)
+    for tag, attributes in parsed.tags:
+        assert (attributes.get("src") or "data:").startswith("data:"), tag
+        assert (attributes.get("href") or "#").startswith("#"), tag
+    assert sum(tag == "img" for tag, _ in parsed.tags) == len(list((root / "plots").glob("*.png")))
+
+
+def test_build_links_to_headings_that_are_there(root: Path) -> None:
+    tags = Parsed(report.build(root)).tags
+    wanted = {attributes["href"] for tag, attributes in tags if tag == "a"}
+    assert wanted == {f"#{attributes['id']}" for tag, attributes in tags if "id" in attributes}
+
+
+def test_build_escapes_what_it_shows(root: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"'"
+    edit_dataset(root, name=evil, classes={"en": [evil, "b"], "ru": [evil, "b"]})
+    edit_json(root / "metrics/evaluate.json", per_class={evil: {evil: 0.5}}, **{evil: evil})
+    edit_json(root / "metrics/export.json", **{evil: {evil: evil}})
+    parsed = Parsed(report.build(root))
+    assert parsed.text.count(evil) >= 7
+    assert not [1 for tag, attributes in parsed.tags if tag == "script" or "onerror" in attributes]
+
+
+def test_build_puts_the_paper_beside_the_run(root: Path) -> None:
+    text = " ".join(Parsed(report.build(root)).text.split())
+    accuracy = json.loads((root / "metrics/evaluate.json").read_text())["test_accuracy"]
+    assert f"On the test set this run is right in {100 * accuracy:.2f} %." in text
+    assert "That does not hold: its own log ends at 89.36 %" in text
+
+
+def test_build_leaves_the_paper_out_beside_other_data(root: Path) -> None:
+    edit_dataset(root, name="KMNIST")
+    page = report.build(root)
+    assert "Its numbers are of other data than these." in page
+    assert "89.36" not in page
+
+
+def test_build_takes_a_run_without_examples(root: Path) -> None:
+    values = json.loads((root / "metrics/evaluate.json").read_text())
+    del values["train_examples"]
+    (root / "metrics/evaluate.json").write_text(json.dumps(values))
+    assert "class of training image 156" in report.build(root)
+
+
+def test_build_shows_any_keys_of_the_proof(root: Path) -> None:
+    (root / "metrics/export.json").write_text('{"level 3": {"worst": {"ulp": 7}, "held": true}}')
+    text = Parsed(report.build(root)).text
+    assert "level 3.worst.ulp7" in text
+    assert "level 3.heldyes" in text
+
+
+def test_build_shows_runtimes_once_they_have_run(root: Path) -> None:
+    assert "Not run yet: <code>make conformance</code>" in report.build(root)
+    (root / "consumers").mkdir()
+    runtimes = {"node": {"version": "1.3"}, "c": {"max_difference": 3e-6}}
+    (root / report.CONFORMANCE).write_text(json.dumps({"images": 10000, "runtimes": runtimes}))
+    text = Parsed(report.build(root)).text
+    assert "runtimeversionmax differencenode1.3–c–3e-06" in text
+    assert "images10,000" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "said"),
+    [
+        ("dvc.lock", None, "dvc.lock is missing; `make` writes it"),
+        ("dvc.lock", "a: [", "dvc.lock is not a lock file of DVC's"),
+        ("dvc.lock", "stages: {fetch: {}}", "holds no run of preprocess, train, evaluate, export"),
+        ("metrics/export.json", "{", "metrics/export.json is not a JSON object"),
+        ("plots/mistakes.png", None, "plots/mistakes.png is missing; `make` draws it"),
+    ],
+)
+def test_main_says_what_is_wrong_and_writes_nothing(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+    content: str | None,
+    said: str,
+) -> None:
+    monkeypatch.chdir(root)
+    Path(path).unlink() if content is None else Path(path).write_text(content)
+    assert report.main() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("report: error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not report.REPORT.exists()
+
+
+def test_last_epoch_of_the_paper_is_its_hundredth() -> None:
+    assert paper.LAST_EPOCHS[-1] == (100, 0.3051, 0.8936)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.fail(
+            f"{CHROMIUM} is missing: apt-get install chromium, or CHROMIUM=/path/to/chromium"
+        )
+    with sync_playwright() as playwright:
+        # No sandbox: root in a container can't have one. The rest keeps Chromium off the network.
+        arguments = [
+            "--no-sandbox",
+            "--disable-background-networking",
+            "--disable-component-update",
+        ]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+def open_offline(browser: Browser, path: Path, width: int, scheme: Any = "light") -> Page:
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
+    )
+    page = context.new_page()
+    page.goto(path.as_uri())
+    return page
+
+
+@pytest.mark.web
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_report_fits_the_screen_and_shows_every_picture(
+    browser: Browser, root: Path, width: int, scheme: str
+) -> None:
+    (root / "report.html").write_text(report.build(root), encoding="utf-8")
+    page = open_offline(browser, root / "report.html", width, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    sizes = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(sizes) == 9
+    assert min(sizes) > 800
+    ink, ground = (
+        page.evaluate(f"getComputedStyle(document.body).{what}").removeprefix("rgb(").split(",")[0]
+        for what in ("color", "backgroundColor")
+    )
+    assert (int(ink) < 60, int(ground) < 60) == (scheme == "light", scheme == "dark")
+
+
+@pytest.mark.web
+def test_report_scrolls_what_is_wider_than_a_phone(browser: Browser, root: Path) -> None:
+    (root / "report.html").write_text(report.build(root), encoding="utf-8")
+    page = open_offline(browser, root / "report.html", 360)
+    wide = page.evaluate(
+        """[...document.querySelectorAll("main *, header *")].filter(element =>
+             element.getBoundingClientRect().right > innerWidth
+             && !element.closest(".scroll, pre")).map(element => element.outerHTML.slice(0, 80))"""
+    )
+    assert wide == []
+
+
+@pytest.mark.web
+def test_dvc_plots_show_is_not_blank_offline(browser: Browser, tmp_path: Path) -> None:
+    subprocess.run(["dvc", "plots", "show", "--out", str(tmp_path)], cwd=ROOT, check=True)
+    page = open_offline(browser, tmp_path / "index.html", 1280)
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 800)")
+    assert page.evaluate("document.images.length") == 9
+    assert page.locator(".waiting").count() == 3
+    assert "The pictures below need none." in page.locator("#Loss_by_epoch").inner_text()
