@@ -31,6 +31,7 @@ DPI = 120
 BLUE, VERMILION, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#6B6B6B"
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "#FFFFFF", VERMILION])
 MOST_TILES = 50  # small images on a sheet
+MOST_ROWS = 20  # classes whose probability is drawn
 MOST_COUNTS = 20  # classes whose confusion is written as numbers too
 MOST_NAMES = 40  # classes that are named beside the confusion matrix
 NAME_LENGTH = 14  # letters of a class name that fit under a small image
@@ -392,9 +393,9 @@ def first_image(
         paper: the paper's probabilities by class number; empty where they can't be compared.
     """
     texts = TEXTS[language]
-    # The 50 likeliest, in the order of their numbers; five digits are drawn.
+    # The 20 likeliest, in the order of their numbers; five digits are drawn.
     row = np.array([float(f"{value:.5g}") for value in shown.probabilities[0]])
-    drawn = np.sort(np.argsort(-row, kind="stable")[:MOST_TILES])
+    drawn = np.sort(np.argsort(-row, kind="stable")[:MOST_ROWS])
     values = np.maximum(row[drawn], SMALLEST)
     with _drawing(path, height=max(2.6, 0.9 + 0.28 * len(drawn))) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1, 2.6))
