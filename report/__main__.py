@@ -243,15 +243,15 @@ def paper_table(train: Mapping[str, Any], evaluate: Mapping[str, Any]) -> str:
     rows: list[tuple[object, ...]] = [
         ("training loss, last epoch", last.loss, train["train_loss"], "figure 8"),
         ("training accuracy, last epoch", last.accuracy, train["train_accuracy"], "figure 8"),
-        ("test loss", None, evaluate["test_loss"], "not measured"),
-        ("test accuracy", None, evaluate["test_accuracy"], "not measured"),
+        ("test loss", None, evaluate["test_loss"], "not in the paper"),
+        ("test accuracy", None, evaluate["test_accuracy"], "not in the paper"),
     ]
     rows += [
         (f"class of training image {number}", answer, ours(number, "class"), "figure 11")
         for number, answer in sorted(paper.EXAMPLES.items())
     ]
     likeliest = max(paper.IMAGE_0.values())
-    rows.append(("its probability, image 0", likeliest, ours(0, "probability"), "figure 9"))
+    rows.append(("probability of image 0's class", likeliest, ours(0, "probability"), "figure 9"))
     claim = (
         f"The paper's text says that over {100 * paper.CLAIMED_ACCURACY:g} % of the answers are "
         f"right. That does not hold: its own log ends at {100 * last.accuracy:.2f} %, on the "
