@@ -196,6 +196,7 @@ def draw(
     test: Split,
     predicted: np.ndarray,
     shown: np.ndarray,
+    figures: dict[str, Any],
 ) -> None:
     """Draw all pictures; every one is written, whatever there is to show.
 
@@ -206,6 +207,7 @@ def draw(
         test: the same.
         predicted: probabilities of the test images, float32 (n, classes).
         shown: of training image 0 and of those in `evaluate.examples`, float32 (1 + n, classes).
+        figures: what `METRICS` will hold.
     """
     language, shape = params.evaluate.language, params.dataset.image_shape
     names = getattr(params.dataset.classes, language)
@@ -231,13 +233,11 @@ def draw(
         paper.IMAGE_0 if paper_data else {},
     )
     labels, named = test.labels.argmax(axis=1), predicted.argmax(axis=1)
-    from fashion_mlp.network import mean_loss
-
     pictures.history(
         path("history"),
         language,
         read_history(HISTORY),
-        {"loss": mean_loss(network, predicted, test.labels), "accuracy": np.mean(labels == named)},
+        {"loss": figures["test_loss"], "accuracy": figures["test_accuracy"]},
         paper.LAST_EPOCHS if paper_data and network.loss == paper.LOSS else (),
         paper.CLAIMED_ACCURACY if paper_data else None,
     )
@@ -273,7 +273,7 @@ def main() -> None:
     shown = probabilities(network, example_images, BATCH_SIZE)
     if params.evaluate.examples:
         figures["train_examples"] = examples(shown[1:], params.evaluate.examples, names)
-    draw(params, network, train, test, predicted, shown)
+    draw(params, network, train, test, predicted, shown, figures)
     write_text(CONFUSION, confusion_csv(predicted, test.labels, names))
     write_json(METRICS, figures)
     print(
