@@ -327,7 +327,7 @@ def main() -> None:
 
     from fashion_mlp.network import load_network
 
-    network = load_network(MODEL)
+    network = load_network(MODEL, sizes)
     form = (params.export.opset, params.export.ir_version)
     checks = (params.export.tolerance, params.export.batch_sizes)
     total = sum(map(len, images.values())) + len(checks[1]) * len(images["test"])

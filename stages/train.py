@@ -117,7 +117,8 @@ def make_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:
     """Make the Keras optimizer that params.yaml names, with the options that are set there."""
     import keras
 
-    return getattr(keras.optimizers, optimizer.name)(**optimizer.options)
+    # Named, as Keras would count the optimizers of the process, and the file would say so.
+    return getattr(keras.optimizers, optimizer.name)(**optimizer.options, name=optimizer.name)
 
 
 def epoch_progress(epochs: int) -> keras.callbacks.Callback:
