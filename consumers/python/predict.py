@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -19,12 +20,18 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "fashion_mlp.onnx"
 CLASSES = {  # for a model that does not carry its own, under `class_names` in its metadata
-    "en": "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(","),
-    "ru": "футболка,брюки,свитер,платье,пальто,туфли,рубашка,кроссовки,сумка,ботинки".split(","),
+    "en": [
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ],
+    "ru": [
+        *("футболка", "брюки", "свитер", "платье", "пальто"),
+        *("туфли", "рубашка", "кроссовки", "сумка", "ботинки"),
+    ],
 }
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -43,32 +50,43 @@ def read_photo(path: Path) -> Image.Image:
         ValueError: it is not a picture of a known format, is broken, or is too large.
         OSError: it can't be read.
     """
-    size = path.stat().st_size
-    if size == 0:
-        raise ValueError("the file is empty (0 bytes)")
-    if size > MAX_BYTES:
-        raise ValueError(f"{size:,} bytes; at most {MAX_BYTES:,} are read")
     Image.MAX_IMAGE_PIXELS = None  # the limit below is lower, and says more
     with warnings.catch_warnings(), path.open("rb") as file:
         warnings.simplefilter("ignore")  # Pillow's, about details of broken files
+        size = file.seek(0, 2)
+        if size == 0:
+            raise ValueError("the file is empty (0 bytes)")
+        if size > MAX_BYTES:
+            raise ValueError(f"{size:,} bytes; at most {MAX_BYTES:,} are read")
+        file.seek(0)
+        if is_without_pixels(file.read(24)):
+            raise ValueError("the picture has no pixels (0 wide or 0 high)")
+        file.seek(0)
         try:
             image = Image.open(file, formats=FORMATS)
-        except Exception:  # Pillow's readers raise whatever the broken bytes lead them to
+        except UnidentifiedImageError:
             raise ValueError("not a PNG, JPEG, WebP, GIF or BMP picture") from None
+        except Exception as error:  # Pillow raises whatever the broken bytes lead it to
+            raise ValueError(f"the picture is broken: {error}") from None
         width, height = image.size
-        if not width or not height:
-            raise ValueError(f"the picture has no pixels ({width} × {height})")
         if width * height > MAX_PIXELS:
             raise ValueError(
                 f"{width} × {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are decoded"
             )
         try:
             image.load()
-            if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with more pictures behind it
+            if image.format in ("JPEG", "MPO", "PNG"):  # MPO: a JPEG with more pictures behind it
                 image = ImageOps.exif_transpose(image)
         except Exception as error:
             raise ValueError(f"the picture is broken: {error}") from None
     return image
+
+
+def is_without_pixels(head: bytes) -> bool:
+    """Tell whether a PNG's or a GIF's header says 0; Pillow knows neither for what it is then."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) == 24:
+        return 0 in struct.unpack(">II", head[16:])
+    return head.startswith(b"GIF8") and len(head) > 10 and 0 in struct.unpack("<HH", head[6:10])
 
 
 def flatten(image: Image.Image) -> np.ndarray:

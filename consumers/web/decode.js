@@ -74,7 +74,8 @@ async function read(file) {
   try {
     bitmap = await createImageBitmap(new Blob([bytes], { type }), {
       colorSpaceConversion: "none",
-      imageOrientation: type === "image/jpeg" ? "from-image" : "none",
+      premultiplyAlpha: "none", // libwebp would round it otherwise than PHOTOS.md
+      imageOrientation: "from-image",
     });
   } catch {
     throw new Refused("broken");

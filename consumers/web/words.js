@@ -4,19 +4,20 @@ export const WORDS = {
   en: {
     title: "What is this?",
     about:
-      "A neural network of 800 neurons names clothing: ten classes, pictures of 28×28 pixels. " +
-      "It runs here in the browser; photos stay on your device.",
+      "A neural network names clothing on 28×28 pixels. It runs in this browser: " +
+      "photos stay on your device.",
     ask: "Choose what to name",
     tests: "Test pictures",
     photo: "Photo",
     drawing: "Drawing",
-    testsHint: "The network never saw these in training. Arrow keys move, Enter chooses.",
+    testsHint: "The network never saw these in training.",
+    testsKeys: "Arrow keys move, Enter chooses.",
     testName: "Test picture {number}: {label}",
     photoHint: "One thing on a plain, light background, seen from the front.",
-    choose: "Choose a photo",
+    choose: "Choose a photo,",
     dropHint: "drop it anywhere, or paste it",
-    drawingHint:
-      "Draw with a finger or a mouse. By keyboard: arrows move the pen, Space sets it down and lifts it.",
+    drawingHint: "Draw with a finger, a pen or a mouse.",
+    drawingKeys: "By keyboard: arrows move the pen, Space sets it down and lifts it.",
     filled: "Fill shapes",
     undo: "Undo",
     clear: "Clear",
@@ -44,19 +45,20 @@ export const WORDS = {
   ru: {
     title: "Что это?",
     about:
-      "Нейронная сеть из 800 нейронов узнаёт одежду: десять классов, картинки 28×28 пикселей. " +
-      "Она работает прямо в браузере; фотографии не покидают устройство.",
+      "Нейронная сеть узнаёт одежду по 28×28 пикселям. Она работает в этом браузере: " +
+      "фотографии не покидают устройство.",
     ask: "Выберите, что узнать",
     tests: "Тестовые",
     photo: "Фото",
     drawing: "Рисунок",
-    testsHint: "При обучении сеть их не видела. Стрелки — перейти, Enter — выбрать.",
+    testsHint: "При обучении сеть их не видела.",
+    testsKeys: "Стрелки — перейти, Enter — выбрать.",
     testName: "Тестовая картинка {number}: {label}",
     photoHint: "Один предмет спереди, на ровном светлом фоне.",
     choose: "Выберите фото,",
     dropHint: "перетащите его сюда или вставьте из буфера",
-    drawingHint:
-      "Рисуйте пальцем или мышью. С клавиатуры: стрелки ведут перо, пробел опускает и поднимает его.",
+    drawingHint: "Рисуйте пальцем, пером или мышью.",
+    drawingKeys: "С клавиатуры: стрелки ведут перо, пробел опускает и поднимает его.",
     filled: "Закрашивать",
     undo: "Отменить",
     clear: "Стереть",
