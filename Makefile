@@ -31,6 +31,23 @@ test: $(INSTALLED)  ## run the tests (under 5 minutes)
 	@echo "make: pytest"
 	python -m pytest
 
+page: $(INSTALLED)  ## make consumers/web a whole page (needs Node's npm, and `make` before)
+	@command -v npm >/dev/null || {
+	  echo "make: page needs npm; on Debian or Ubuntu: apt-get install npm" >&2
+	  exit 1
+	}
+	npm ci --prefix consumers/web --ignore-scripts --no-audit --no-fund --loglevel=error
+	python consumers/web/prepare.py
+
+CHROMIUM ?= /usr/bin/chromium
+test-web: page  ## test the page in real Chromium
+	@[ -x "$(CHROMIUM)" ] || {
+	  echo "make: no $(CHROMIUM); on Debian or Ubuntu: apt-get install chromium; elsewhere: make test-web CHROMIUM=PATH" >&2
+	  exit 1
+	}
+	echo "make: pytest -m web"
+	CHROMIUM="$(CHROMIUM)" python -m pytest -m web
+
 lint: $(INSTALLED)  ## check style (ruff) and types (mypy)
 	@echo "make: ruff, mypy"
 	ruff check .

@@ -90,11 +90,11 @@ def is_without_pixels(head: bytes) -> bool:
 
 
 def flatten(image: Image.Image) -> np.ndarray:
-    """Lay an image of any mode on white (step 1): int64 (height, width, 3)."""
+    """Lay an image of any mode on white (step 1): whole numbers (height, width, 3), 0…255."""
     if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip them
         return np.repeat(np.asarray(image, np.int64)[..., None] >> 8, 3, axis=2)
-    if image.mode == "CMYK":
-        image = image.convert("RGB")
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
     pixels = np.asarray(image.convert("RGBA"), np.int64)
     colour, opacity = pixels[..., :3], pixels[..., 3:]
     return (colour * opacity + 127) // 255 + 255 - opacity
@@ -118,7 +118,8 @@ def reduce(image: Image.Image) -> np.ndarray:
     rows = []
     for top in range(0, height, k):  # a strip at a time: 64 megapixels as int64 take 2 GB
         strip = flatten(image.crop((0, top, width, min(top + k, height))))
-        rows.append(rounded(np.add.reduceat(strip.sum(axis=0), columns), len(strip) * widths))
+        sums = np.add.reduceat(strip.sum(axis=0, dtype=np.int64), columns)
+        rows.append(rounded(sums, len(strip) * widths))
     return np.stack(rows)
 
 

@@ -95,7 +95,8 @@ async function main([model, images, out]) {
     console.log(JSON.stringify({ runtime, version: result.version, seconds }));
   } catch (error) {
     process.exitCode = 1;
-    console.error(`conformance: ${error.message.split("\n")[0]}`);
+    const [message] = error.message.split("\n");
+    console.error(`conformance: ${message.replace(/^page\.evaluate: (Error: )?/, "")}`);
   } finally {
     await browser.close();
     server.close();

@@ -27,7 +27,7 @@ export function makePaper(canvas, isFilled, changed) {
     for (const { points, filled } of strokes) {
       context.beginPath();
       points.forEach(([x, y]) => context.lineTo(x, y));
-      if (points.length === 1) context.lineTo(...points[0]); // a dot
+      if (points.length === 1) context.lineTo(points[0][0] + 0.5, points[0][1]); // a dot
       context.strokeStyle = context.fillStyle = INK;
       context.stroke();
       if (filled) context.fill();

@@ -1,0 +1,470 @@
+"""consumers/web: the page in real Chromium, and that it sees what predict.py sees.
+
+`make test-web` prepares the page and runs these.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import re
+import subprocess
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from consumers.python import predict
+from tests.photos import all_photos, encoded, photo, png_chunks, refused_photos
+
+pytestmark = pytest.mark.web
+
+WEB = Path("consumers/web")
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+PHOTOS = all_photos()
+REFUSED = refused_photos()
+OUTLINE = [(0.35, 0.15), (0.15, 0.3), (0.22, 0.45), (0.32, 0.38), (0.32, 0.85), (0.68, 0.85)]
+OUTLINE += [(0.68, 0.38), (0.78, 0.45), (0.85, 0.3), (0.65, 0.15), (0.5, 0.2), (0.35, 0.15)]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves without a line for each request."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Serve the page under a path of its own, as any static server would."""
+    handler = functools.partial(Quiet, directory=str(WEB.parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/web/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+Opener = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser, address: str) -> Iterator[Opener]:
+    """Open the page in a fresh profile; at the end, no errors and no foreign requests."""
+    contexts, complaints, requests = [], [], []
+
+    def opener(width: int = 1200, height: int = 800, **options: Any) -> Page:
+        options = {"locale": "en", **options}
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        context.on("request", lambda request: requests.append(request.url))
+        context.on("weberror", lambda error: complaints.append(str(error.error)))
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.goto(address)
+        page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield opener
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert [url for url in requests if not url.startswith((address, f"blob:{address[:-4]}"))] == []
+
+
+@pytest.fixture
+def page(open_page: Opener) -> Page:
+    return open_page()
+
+
+@pytest.fixture(scope="module")
+def bare(browser: Browser, address: str) -> Iterator[Page]:
+    """Open a page to run decode.js in, the page's worker."""
+    page = browser.new_page()
+    page.goto(address)
+    page.evaluate("window.worker = new Worker('decode.js', {type: 'module'})")
+    yield page
+    page.close()
+
+
+def decode(page: Page, data: bytes) -> dict[str, Any]:
+    """Let the page's worker read a photo: {picture} or {refused}."""
+    answer: dict[str, Any] = page.evaluate(
+        """async (data) => {
+          const file = new Blob([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))]);
+          const answer = new Promise((done) => (worker.onmessage = (event) => done(event.data)));
+          worker.postMessage({ id: 1, file });
+          const { picture, refused } = await answer;
+          return { picture: picture && [...picture], refused };
+        }""",
+        base64.b64encode(data).decode(),
+    )
+    return answer
+
+
+def expected(data: bytes, folder: Path) -> np.ndarray:
+    """Read a photo by predict.py: int64 (28, 28)."""
+    (folder / "photo").write_bytes(data)
+    return predict.to_picture(predict.read_photo(folder / "photo")).astype(np.int64)
+
+
+def choose(page: Page, data: bytes, name: str = "photo.png") -> None:
+    page.click("#tab-photo")
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
+
+
+def hand_over(page: Page, event: str, data: bytes | None) -> None:
+    """Drop or paste a file, or text where there is none."""
+    page.evaluate(
+        """([name, data]) => {
+          const transfer = new DataTransfer();
+          if (data === null) transfer.setData("text/plain", "a shirt");
+          else {
+            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+            transfer.items.add(new File([bytes], "photo.png"));
+          }
+          const options = { bubbles: true, cancelable: true };
+          const event = name === "paste"
+            ? new ClipboardEvent(name, { ...options, clipboardData: transfer })
+            : new DragEvent(name, { ...options, dataTransfer: transfer });
+          document.body.dispatchEvent(event);
+        }""",
+        [event, None if data is None else base64.b64encode(data).decode()],
+    )
+
+
+def seen(page: Page) -> np.ndarray:
+    """Read the 28×28 picture that the page shows."""
+    data = page.evaluate(
+        """() => {
+          const copy = new OffscreenCanvas(28, 28).getContext("2d");
+          copy.drawImage(document.querySelector("#picture"), 0, 0);
+          return [...copy.getImageData(0, 0, 28, 28).data];
+        }"""
+    )
+    return np.array(data).reshape(28, 28, 4)[..., 0]
+
+
+def shares(page: Page) -> np.ndarray:
+    """Read the ten probabilities from the bars' widths."""
+    return np.array(
+        page.eval_on_selector_all("#bars i", "bars => bars.map(b => parseFloat(b.style.width))")
+    )
+
+
+def network(picture: np.ndarray) -> np.ndarray:
+    """Run onnxruntime outside the browser: probabilities (10,)."""
+    session = onnxruntime.InferenceSession(predict.MODEL)
+    return predict.predict(session, picture.astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_decode_sees_what_predict_sees(name: str, bare: Page, tmp_path: Path) -> None:
+    picture = np.reshape(decode(bare, PHOTOS[name])["picture"], (28, 28))
+    assert abs(picture - expected(PHOTOS[name], tmp_path)).max() <= 1
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_decode_refuses(name: str, bare: Page) -> None:
+    data, _, code = REFUSED[name]
+    answer = decode(bare, data)
+    assert answer["refused"]["code"] == code
+
+
+def test_decode_takes_cmyk(bare: Page, tmp_path: Path) -> None:
+    data = encoded(photo().convert("CMYK"), "JPEG")
+    picture = np.reshape(decode(bare, data)["picture"], (28, 28))
+    assert abs(picture - expected(data, tmp_path)).max() <= 8  # decoders may convert otherwise
+
+
+def test_decode_refuses_a_png_that_is_larger_than_it_says(bare: Page) -> None:
+    data = png_chunks(10, 10, 8, (b"IDAT", zlib.compress(bytes(200_000_000), 1)))
+    assert decode(bare, data)["refused"]["code"] in ("oneColour", "broken")
+
+
+def test_strip_click_shows_picture_bars_and_label(page: Page) -> None:
+    page.click("#strip button:nth-child(2)")
+    expect(page.locator("#result")).to_have_text(re.compile(r"^Pullover, \d+\.\d%$"))
+    expect(page.locator("#details")).to_contain_text("That is its label too. Network:")
+    raw = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8, count=16 + 2 * 784)[16 + 784 :]
+    np.testing.assert_array_equal(seen(page), raw.reshape(28, 28))
+    np.testing.assert_allclose(shares(page) / 100, network(raw), atol=2e-6)
+
+
+def test_strip_by_keyboard_alone(page: Page) -> None:
+    stops = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.id || document.activeElement.ariaLabel"))
+    assert stops[1:3] == ["tab-tests", "Test picture 1: Ankle boot"]
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.ariaLabel") == "Test picture 2: Pullover"
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    expect(page.locator("#result")).to_contain_text("Pullover")
+
+
+def test_tabs_by_keyboard(page: Page) -> None:
+    page.focus("#tab-tests")
+    page.keyboard.press("End")
+    expect(page.locator("#drawing")).to_be_visible()
+    expect(page.locator("#tests")).to_be_hidden()
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.id") == "tab-photo"
+    expect(page.locator("#photo")).to_be_visible()
+
+
+def test_chosen_photo_is_named(page: Page, tmp_path: Path) -> None:
+    data = encoded(photo(noise=5))
+    choose(page, data)
+    expect(page.locator("#details")).to_contain_text("Picture:")
+    np.testing.assert_array_equal(seen(page), expected(data, tmp_path))
+    np.testing.assert_allclose(shares(page) / 100, network(seen(page)), atol=2e-6)
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_photo_handed_over_is_named(event: str, page: Page, tmp_path: Path) -> None:
+    data = encoded(photo(outline="trousers"), "JPEG")
+    hand_over(page, event, data)
+    expect(page.locator("#photo")).to_be_visible()
+    expect(page.locator("#details")).to_contain_text("Picture:")
+    assert abs(seen(page) - expected(data, tmp_path)).max() <= 1
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_text_handed_over_is_refused_in_one_line(event: str, page: Page) -> None:
+    hand_over(page, event, None)
+    expect(page.locator("#error")).to_have_text(
+        "There is no picture in what was dropped or pasted."
+    )
+
+
+def test_error_stands_alone_and_goes_with_the_next_answer(page: Page) -> None:
+    choose(page, b"not a picture")
+    error = page.locator("#error")
+    expect(error).to_have_text("This is not a PNG, JPEG, WebP, GIF or BMP picture.")
+    assert error.get_attribute("role") == "alert"
+    assert shares(page).sum() == 0
+    expect(page.locator("#result")).to_have_text("")
+    choose(page, encoded(photo()))
+    expect(page.locator("#result")).to_contain_text("%")
+    expect(error).to_be_hidden()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_photo_of_50_megapixels_does_not_freeze_the_page(kind: str, page: Page) -> None:
+    data = encoded(photo((8000, 6250), "shoe"), kind)
+    page.evaluate(
+        """() => {
+          window.longest = 0;
+          let last = performance.now();
+          setInterval(() => {
+            longest = Math.max(longest, performance.now() - last);
+            last = performance.now();
+          }, 10);
+        }"""
+    )
+    choose(page, data)
+    expect(page.locator("#details")).to_contain_text("Picture:", timeout=30_000)
+    assert page.evaluate("longest") < 1000  # ms; its decoding alone takes longer on a slow machine
+
+
+def test_later_question_wins_over_a_slow_photo(page: Page) -> None:
+    choose(page, encoded(photo((6000, 5000))))
+    page.click("#tab-tests")
+    page.click("#strip button:nth-child(1)")
+    page.wait_for_timeout(3000)
+    expect(page.locator("#details")).to_contain_text("label")
+
+
+def draw(page: Page) -> None:
+    page.click("#tab-drawing")
+    box = page.locator("#paper").bounding_box()
+    assert box
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in OUTLINE]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points:
+        page.mouse.move(*point)
+    page.mouse.up()
+
+
+def test_drawing_is_named_and_cleared(page: Page) -> None:
+    draw(page)
+    expect(page.locator("#result")).to_contain_text("T-shirt/top")
+    assert seen(page)[14, 14] > 150  # filled
+    page.click("#undo")
+    expect(page.locator("#result")).to_have_text("Choose a picture")
+    assert seen(page).max() == 0
+
+
+def test_drawing_without_fill_is_an_outline(page: Page) -> None:
+    page.click("#tab-drawing")
+    page.uncheck("#filled")
+    draw(page)
+    expect(page.locator("#result")).to_contain_text("%")
+    assert seen(page)[16, 14] == 0
+    page.click("#clear")
+    expect(page.locator("#result")).to_have_text("Choose a picture")
+
+
+def test_drawing_by_touch(open_page: Opener) -> None:
+    page = open_page(360, 740, has_touch=True, is_mobile=True)
+    page.tap("#tab-drawing")
+    page.tap("#paper")
+    expect(page.locator("#result")).to_contain_text("%")
+
+
+def test_drawing_by_keyboard(page: Page) -> None:
+    page.click("#tab-drawing")
+    page.focus("#paper")
+    for key, times in [("Space", 1), ("ArrowDown", 20), ("ArrowRight", 8), ("Space", 1)]:
+        for _ in range(times):
+            page.keyboard.press(key)
+    expect(page.locator("#result")).to_contain_text("%")
+    assert seen(page).max() > 150
+
+
+def test_language_is_switched_and_remembered(page: Page) -> None:
+    page.click("#strip button:nth-child(2)")
+    page.click("text=Русский")
+    expect(page.locator("#result")).to_have_text(re.compile(r"^свитер, \d+,\d\s%$"))
+    assert page.evaluate("document.documentElement.lang") == "ru"
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    expect(page.locator("h1")).to_have_text("Что это?")
+    expect(page.locator("#bars li:nth-child(10) span:first-child")).to_have_text("ботинки")
+
+
+def test_language_is_the_browser_s_at_first(open_page: Opener) -> None:
+    expect(open_page(locale="ru-RU").locator("h1")).to_have_text("Что это?")
+
+
+def test_words_are_the_same_in_both_languages(page: Page) -> None:
+    words = page.evaluate("import('./words.js').then(({ WORDS }) => WORDS)")
+    gaps = [
+        {key: sorted(re.findall(r"\{\w+\}", text)) for key, text in words[language].items()}
+        for language in ("en", "ru")
+    ]
+    assert gaps[0] == gaps[1]
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+@pytest.mark.parametrize("locale", ["en", "ru"])
+def test_layout_fits_the_width(width: int, locale: str, open_page: Opener) -> None:
+    page = open_page(width, 740, locale=locale)
+    for tab in ("tests", "photo", "drawing"):
+        page.click(f"#tab-{tab}")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_card(scheme: str, open_page: Opener) -> None:
+    page = open_page(color_scheme=scheme)
+    ink, ground = (
+        [int(value) for value in re.findall(r"\d+", page.evaluate(f"getComputedStyle({what}"))]
+        for what in (
+            "document.querySelector('.hint')).color",
+            "document.querySelector('.card')).backgroundColor",
+        )
+    )
+    assert contrast(ink, ground) >= 4.5  # WCAG 2, level AA
+
+
+def contrast(one: list[int], other: list[int]) -> float:
+    """Contrast ratio of two sRGB colours, as WCAG 2 defines it."""
+    lights = []
+    for colour in (one, other):
+        linear = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+            for c in (value / 255 for value in colour[:3])
+        ]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
+@pytest.mark.parametrize("missing", ["fashion_mlp.onnx", "onnxruntime.js", "onnxruntime.wasm"])
+def test_missing_file_is_named_in_one_line(missing: str, browser: Browser, address: str) -> None:
+    page = browser.new_page(locale="en")
+    page.route(f"**/{missing}", lambda route: route.fulfill(status=404))
+    page.goto(address)
+    expect(page.locator("#error")).to_contain_text("The network can't be loaded: ")
+    expect(page.locator("#error")).to_contain_text("`make page`")
+    page.close()
+
+
+def test_network_is_loaded_once(open_page: Opener, address: str) -> None:
+    page = open_page()
+    later: list[str] = []
+    page.on("request", lambda request: later.append(request.url))
+    for n in (1, 2, 3):
+        page.click(f"#strip button:nth-child({n})")
+    draw(page)
+    page.wait_for_timeout(300)
+    assert later == []
+
+
+def test_photos_of_test_pictures_come_back_as_their_class() -> None:
+    """1,000 test pictures, enlarged, negated, on white: nearly as many right as there were."""
+    images = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8, count=16 + 784_000)[16:]
+    labels = np.fromfile("data/raw/t10k-labels-idx1-ubyte", np.uint8, count=1008)[8:]
+    session = predict.load_model(predict.MODEL)
+    plain, through = [], []
+    for image in images.reshape(-1, 28, 28):
+        plain.append(predict.predict(session, image).argmax())
+        large = Image.fromarray(255 - image).resize((280, 280), Image.Resampling.BICUBIC)
+        paper = Image.new("L", (450, 500), 255)
+        paper.paste(large, (85, 110))
+        through.append(predict.predict(session, predict.to_picture(paper)).argmax())
+    right, of = (int((np.array(found) == labels).sum()) for found in (through, plain))
+    print(f"photos of test pictures: {right} of 1,000 right; the pictures themselves: {of}")
+    assert right >= of - 25
+
+
+def test_conformance_runs_all_images_and_agrees(tmp_path: Path) -> None:
+    images = np.load("data/prepared/test_images.npy", mmap_mode="r")[:2500]
+    np.save(tmp_path / "images.npy", images)
+    out = tmp_path / "out.bin"
+    done = subprocess.run(
+        ["node", WEB / "conformance.mjs", predict.MODEL, tmp_path / "images.npy", out],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(done.stdout)
+    assert re.fullmatch(r"onnxruntime-web \(WASM\) in Chromium \d+", result["runtime"])
+    ours = np.fromfile(out, "<f4").reshape(2500, 10)
+    session = onnxruntime.InferenceSession(predict.MODEL)
+    theirs = session.run(None, {"image": np.asarray(images)})[0]
+    assert abs(ours - theirs).max() <= 5e-6
+
+
+def test_conformance_says_in_one_line_what_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["node", WEB / "conformance.mjs", "none.onnx", "none.npy", tmp_path / "out.bin"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "conformance: none.onnx: no such file\n")
