@@ -27,7 +27,7 @@ SIZES = [(1, 5), (9, 7), (28, 28), (51, 73), (224, 224), (225, 190), (762, 1000)
 def photo(
     size: tuple[int, int] = (300, 400),
     outline: str = "shirt",
-    ground: tuple[int, int, int] = (255, 255, 255),
+    ground: tuple[int, ...] = (255, 255, 255),
     colour: tuple[int, ...] = (90, 60, 140),
     noise: float = 0,
     seed: int = 0,

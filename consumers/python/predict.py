@@ -63,7 +63,7 @@ def read_photo(path: Path) -> Image.Image:
             raise ValueError("the picture has no pixels (0 wide or 0 high)")
         file.seek(0)
         try:
-            image = Image.open(file, formats=FORMATS)
+            image: Image.Image = Image.open(file, formats=FORMATS)
         except UnidentifiedImageError:
             raise ValueError("not a PNG, JPEG, WebP, GIF or BMP picture") from None
         except Exception as error:  # Pillow raises whatever the broken bytes lead it to
@@ -136,7 +136,7 @@ def background(pixels: np.ndarray) -> np.ndarray:
 
 def grey(colour: np.ndarray) -> np.ndarray:
     """Turn RGB (…, 3) into grey (…), values 0…255 (step 4)."""
-    return (colour @ (19595, 38470, 7471) + 32768) >> 16
+    return (colour @ np.array([19595, 38470, 7471]) + 32768) >> 16
 
 
 def fit(values: np.ndarray) -> np.ndarray:
@@ -217,7 +217,9 @@ def predict(session: onnxruntime.InferenceSession, picture: np.ndarray) -> np.nd
     return session.run(None, {session.get_inputs()[0].name: image})[0][0]
 
 
-def name_photo(session: onnxruntime.InferenceSession, path: Path, names: list[str]) -> dict:
+def name_photo(
+    session: onnxruntime.InferenceSession, path: Path, names: list[str]
+) -> dict[str, Any]:
     """Name one photo, or say under `error` why not."""
     try:
         probabilities = predict(session, to_picture(read_photo(path)))

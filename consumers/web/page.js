@@ -154,9 +154,14 @@ async function readPhoto(file) {
   worker.postMessage({ id: question, file });
   const result = await new Promise((resolve) => waiting.set(question, resolve));
   if (question !== asked) return;
-  if (result.refused) return show({ error: result.refused, status: "ready" });
-  preview(file);
-  await name(result.picture, { reading: performance.now() - start });
+  if (result.refused) {
+    show({ error: result.refused, status: "ready" });
+  } else {
+    preview(file);
+    await name(result.picture, { reading: performance.now() - start });
+  }
+  // On a phone the answer may lie below what is in view.
+  find("result").closest("section").scrollIntoView({ block: "nearest" });
 }
 
 function preview(file) {
