@@ -6,53 +6,11 @@
 // Prints one line of JSON: runtime, version, seconds (of the network alone). The browser is
 // $CHROMIUM, or /usr/bin/chromium. Needs vendor/, which `make page` fills.
 
-import { createReadStream, existsSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { rename, writeFile } from "node:fs/promises";
-import { createServer } from "node:http";
-import { extname, join, normalize } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fail, launch, serve } from "./chromium.mjs";
 
-const FOLDER = fileURLToPath(new URL(".", import.meta.url));
-const TYPES = {
-  ".html": "text/html",
-  ".js": "text/javascript",
-  ".json": "application/json",
-  ".wasm": "application/wasm",
-};
 const BATCH = 1000;
-// Quiet flags: Chromium asks nothing of any other host. No sandbox: root has none, as in CI.
-const FLAGS = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-
-function fail(message) {
-  console.error(`conformance: ${message}`);
-  process.exit(1);
-}
-
-/** Serve the page's folder, but the model and the images from where they lie. */
-async function serve(model, images) {
-  const others = { "/web/vendor/fashion_mlp.onnx": model, "/images.npy": images };
-  const server = createServer((request, response) => {
-    const { pathname } = new URL(request.url, "http://localhost");
-    const path = others[pathname] ?? join(FOLDER, normalize(pathname.replace(/^\/web\//, "/")));
-    createReadStream(path)
-      .on("error", () => response.writeHead(404).end())
-      .once("open", () => {
-        const type = TYPES[extname(path)] ?? "application/octet-stream";
-        response.writeHead(200, { "Content-Type": type });
-      })
-      .pipe(response);
-  });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return server;
-}
 
 /** Runs in the page: model.js over the images, batch after batch. */
 async function classifyAll({ batch }) {
@@ -76,17 +34,14 @@ async function classifyAll({ batch }) {
 async function main([model, images, out]) {
   if (!out) fail("expected three arguments: MODEL IMAGES.npy OUT.bin");
   for (const path of [model, images]) if (!existsSync(path)) fail(`${path}: no such file`);
-  if (!existsSync(join(FOLDER, "vendor"))) fail("no consumers/web/vendor; `make page` fills it");
-  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-  if (!existsSync(executablePath)) {
-    fail(`no ${executablePath}; on Debian or Ubuntu: apt-get install chromium (or set CHROMIUM)`);
-  }
-  const { chromium } = await import("playwright-core");
-  const server = await serve(model, images);
-  const browser = await chromium.launch({ executablePath, args: FLAGS });
+  const browser = await launch();
+  const { server, address } = await serve({
+    "/web/vendor/fashion_mlp.onnx": model,
+    "/images.npy": images,
+  });
   try {
     const page = await browser.newPage();
-    await page.goto(`http://127.0.0.1:${server.address().port}/web/index.html`);
+    await page.goto(`${address}index.html`);
     const result = await page.evaluate(classifyAll, { batch: BATCH });
     await writeFile(`${out}.part`, Buffer.from(Float32Array.from(result.probabilities).buffer));
     await rename(`${out}.part`, out);
