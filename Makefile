@@ -46,7 +46,7 @@ test-web: page  ## test the page in real Chromium
 	  exit 1
 	}
 	echo "make: pytest -m web"
-	CHROMIUM="$(CHROMIUM)" python -m pytest -m web
+	CHROMIUM="$(CHROMIUM)" python -m pytest -m web -rP
 
 lint: $(INSTALLED)  ## check style (ruff) and types (mypy)
 	@echo "make: ruff, mypy"

@@ -17,8 +17,6 @@ const state = {
 };
 let asked = 0; // numbers the questions, so that a late answer does not overwrite a newer one
 
-// --- answers
-
 /** Name a picture and show the answer; `about` may hold its label and the time of its reading. */
 async function name(picture, about = {}) {
   const question = ++asked;
@@ -86,8 +84,6 @@ function drawPicture(canvas, picture) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-// --- questions: test pictures
-
 function makeStrip(pictures) {
   const strip = find("strip");
   state.labels.forEach((label, i) => {
@@ -134,8 +130,6 @@ function moveTo(group, button) {
   for (const other of group.children) other.tabIndex = other === button ? 0 : -1;
 }
 
-// --- questions: photos
-
 const worker = new Worker(new URL("decode.js", import.meta.url), { type: "module" });
 const waiting = new Map(); // by number of question
 worker.onmessage = ({ data: { id, ...result } }) => {
@@ -143,9 +137,14 @@ worker.onmessage = ({ data: { id, ...result } }) => {
   waiting.delete(id);
 };
 
+// It ran out of memory, say, or decode.js is missing.
+worker.onerror = () => {
+  for (const answer of waiting.values()) answer({ refused: { code: "broken", values: {} } });
+  waiting.clear();
+};
+
 /** Name a photo. */
 async function readPhoto(file) {
-  if (!state.classify) return;
   select("photo");
   const question = ++asked;
   const start = performance.now();
@@ -173,15 +172,16 @@ function preview(file) {
 }
 
 function takePhotos() {
-  find("file").addEventListener("change", ({ target }) => {
-    if (target.files.length) readPhoto(target.files[0]);
-    target.value = ""; // so that the same photo can be chosen again
-  });
   const take = (data) => {
-    const file = [...data.files][0];
+    if (!state.classify) return;
+    const [file] = data.files;
     if (file) readPhoto(file);
     else show({ error: { code: "noFile" }, status: "ready" });
   };
+  find("file").addEventListener("change", ({ target }) => {
+    if (target.files.length) take(target);
+    target.value = ""; // so that the same photo can be chosen again
+  });
   addEventListener("paste", (event) => take(event.clipboardData));
   for (const moved of ["dragenter", "dragover"]) {
     addEventListener(moved, (event) => {
@@ -198,8 +198,6 @@ function takePhotos() {
     take(event.dataTransfer);
   });
 }
-
-// --- questions: drawings
 
 function takeDrawings() {
   const nameDrawing = async () => {
@@ -225,8 +223,6 @@ function takeDrawings() {
   find("undo").addEventListener("click", paper.undo);
   find("clear").addEventListener("click", paper.clear);
 }
-
-// --- tabs and language
 
 function select(panel) {
   for (const tab of document.querySelectorAll("[role=tab]")) {
@@ -289,11 +285,10 @@ function recall() {
   }
 }
 
-// --- start
-
 async function start() {
   makeLanguages();
   makeTabs();
+  takePhotos(); // at once: what is dropped must not take the place of the page
   try {
     const [model, pictures, about] = await Promise.all([
       loadModel(),
@@ -315,7 +310,6 @@ async function start() {
   );
   find("result").removeAttribute("data-words");
   state.status = "ready";
-  takePhotos();
   takeDrawings();
   setLanguage(state.language);
   document.documentElement.dataset.ready = "";
