@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -214,6 +215,20 @@ def test_main_takes_class_names_from_the_model(model: Path, tmp_path: Path) -> N
     onnx.save(network, model)
     (tmp_path / "photo.png").write_bytes(encoded(photo()))
     assert ": d, 0.9428" in run(tmp_path / "photo.png", "--model", model).stdout
+
+
+def test_main_takes_a_file_name_that_is_no_text(model: Path, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff.png"
+    Path(os.fsdecode(path)).write_bytes(encoded(photo()))
+    done = run(os.fsdecode(path), "--json", "--model", model)
+    assert json.loads(done.stdout)[0]["file"] == os.fsdecode(path)
+
+
+def test_main_ends_quietly_where_nobody_reads_on(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(encoded(photo()))
+    command = f"{sys.executable} {SCRIPT} {tmp_path}/photo.png --model {model} | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("content", [None, b"not a model", b""])
