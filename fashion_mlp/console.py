@@ -9,23 +9,28 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import yaml
 from tqdm import tqdm
 
+from fashion_mlp.guard import guarded
+
 # What bad input and a bad environment raise. Anything else is a fault of ours: traceback.
-EXPECTED = (OSError, ValueError, RuntimeError, MemoryError)
+EXPECTED = (OSError, ValueError, RuntimeError, MemoryError, yaml.YAMLError)
 QUIET_SECONDS = 10.0  # between lines of progress where nobody watches them move
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; say an expected error in one line and exit with 1.
+    """Run a stage's `main`, guarded; say an expected error in one line and exit with 1.
 
     FASHION_MLP_TRACEBACK=1 in the environment shows the traceback as well.
     """
     stage = main.__globals__["__spec__"].name.removeprefix("stages.")
     try:
-        main()
-    except KeyboardInterrupt:
-        print(f"\n{stage}: interrupted; `make` starts this stage again", file=sys.stderr)
+        with guarded(stage):
+            main()
+    except KeyboardInterrupt as interrupt:
+        then = str(interrupt) or "`make` starts this stage again"
+        print(f"\n{stage}: interrupted; {then}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except EXPECTED as error:
         if os.environ.get("FASHION_MLP_TRACEBACK") == "1":
@@ -59,18 +64,27 @@ class Lines(tqdm):  # type: ignore[type-arg]
         super().close()
 
 
-def progress(description: str, total: int, unit: str) -> tqdm[Any]:
+def progress(description: str, total: int, unit: str, done: int = 0) -> tqdm[Any]:
     """Open a progress bar on stderr; in a pipe or in CI, a line now and then.
 
     Args:
         description: what is being done.
         total: how many units it takes.
         unit: the name of one, as in `images`.
+        done: how many were done before.
     """
     if sys.stderr.isatty():
-        return tqdm(total=total, desc=description, unit=f" {unit}", dynamic_ncols=True, leave=False)
+        return tqdm(
+            total=total,
+            initial=done,
+            desc=description,
+            unit=f" {unit}",
+            dynamic_ncols=True,
+            leave=False,
+        )
     return Lines(
         total=total,
+        initial=done,
         desc=description,
         unit=f" {unit}",
         mininterval=QUIET_SECONDS,

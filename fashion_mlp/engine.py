@@ -59,7 +59,7 @@ def _import_quietly() -> None:
 
             keras.config.set_floatx("float32")
             tf.config.set_visible_devices([], "GPU")  # a GPU adds in an order of its own
-        except BaseException:
+        except Exception:
             printed.seek(0)
             os.write(real, printed.read())
             raise

@@ -4,6 +4,7 @@ reads   data/prepared/{train,validation}_{images,labels}.npy
 writes  models/fashion_mlp.keras   the trained network; keras.models.load_model opens it
         metrics/train.json         train_loss, train_accuracy: the last epoch of the log
         plots/history.csv          the log: epoch, loss, accuracy (and val_…, if held out)
+keeps   .run/train.npz             after each epoch, what a killed run goes on from; none at the end
 
 The loss and the accuracy of an epoch are means over its batches while the weights still move,
 as Keras' log and the paper's have them.
@@ -13,14 +14,16 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fashion_mlp import engine
 from fashion_mlp.console import progress, run
-from fashion_mlp.dataset import Split, load_split
+from fashion_mlp.dataset import Split, load_split, prepared_path
 from fashion_mlp.files import write_json, write_text
 from fashion_mlp.params import Optimizer, Train, load_params
+from fashion_mlp.restart import History, Restart, identity
 
 if TYPE_CHECKING:
     import keras
@@ -28,27 +31,36 @@ if TYPE_CHECKING:
 MODEL = Path("models/fashion_mlp.keras")
 METRICS = Path("metrics/train.json")
 HISTORY = Path("plots/history.csv")
+RESTART = Path(".run/train.npz")
 DIGITS = 6  # of a loss or an accuracy; float32 carries no more
 
-History = dict[str, list[float]]
 
-
-def train(params: Train, split: Split, validation: Split) -> tuple[keras.Sequential, History]:
+def train(
+    params: Train, split: Split, validation: Split, restart: Restart
+) -> tuple[keras.Sequential, History]:
     """Build and train the network.
 
     Args:
         params: the section `train` of params.yaml.
         split: images float32 (n, pixels) and one-hot labels float32 (n, classes) to learn from.
         validation: the same, to measure after each epoch; may be empty.
+        restart: the point to go on from, if there is one, and to write after each epoch.
 
     Returns:
         The trained network, compiled, and Keras' history: a list of values by metric.
+
+    Raises:
+        KeyboardInterrupt: someone interrupted it; the text says where training goes on.
     """
     from fashion_mlp.network import build_network
 
     network = build_network(*network_shape(params, split))
     network.summary()
-    learner, history = learn(params, split, validation, [epoch_progress(params.epochs)])
+    callbacks = [epoch_progress(params.epochs, restart.epochs)]
+    try:
+        learner, history = learn(params, split, validation, callbacks, restart)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"`make` goes on with epoch {restart.epochs + 1}") from None
     network.set_weights(learner.get_weights())
     network.compile(
         loss=params.loss, optimizer=make_optimizer(params.optimizer), metrics=["accuracy"]
@@ -62,7 +74,11 @@ def network_shape(params: Train, split: Split) -> tuple[int, int, str, int]:
 
 
 def learn(
-    params: Train, split: Split, validation: Split, callbacks: list[keras.callbacks.Callback]
+    params: Train,
+    split: Split,
+    validation: Split,
+    callbacks: list[keras.callbacks.Callback],
+    restart: Restart | None = None,
 ) -> tuple[keras.Sequential, History]:
     """Train a network whose weights have the same bits on every processor.
 
@@ -71,6 +87,7 @@ def learn(
         split: as in `train`.
         validation: as in `train`.
         callbacks: as Keras' `fit` takes them.
+        restart: as in `train`; None starts from nothing and keeps nothing.
 
     Returns:
         The trained network, of `PortableDense` layers, and Keras' history.
@@ -95,22 +112,29 @@ def learn(
         metrics=["accuracy"],
         jit_compile=True,
     )
+    done = 0
+    if restart:
+        trainer.optimizer.build(trainer.trainable_variables)
+        restart.restore(trainer)
+        callbacks = [*callbacks, restart.callback(trainer)]
+        done = restart.epochs
     batching = (len(split.images), params.batch_size, params.steps_per_execution)
     tables = tf.data.Dataset.from_generator(
-        lambda: shuffled_batches(*batching, params.seed),
+        lambda: shuffled_batches(*batching, params.seed, done),
         output_signature=tf.TensorSpec((None, None), tf.int32),
     )
     history = trainer.fit(
         tables,
         steps_per_epoch=tables_per_epoch(*batching),
         epochs=params.epochs,
+        initial_epoch=done,
         shuffle=False,  # the tables are shuffled already
         validation_data=tuple(validation) if len(validation.images) else None,
         validation_batch_size=1000,
         callbacks=callbacks,
         verbose=0,
     )
-    return learner, history.history
+    return learner, restart.history if restart else history.history
 
 
 def make_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:
@@ -121,11 +145,11 @@ def make_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:
     return getattr(keras.optimizers, optimizer.name)(**optimizer.options, name=optimizer.name)
 
 
-def epoch_progress(epochs: int) -> keras.callbacks.Callback:
+def epoch_progress(epochs: int, done: int) -> keras.callbacks.Callback:
     """Make a callback that shows epochs done, loss, accuracy and the time left."""
     import keras
 
-    bar = progress("train", epochs, "epochs")
+    bar = progress("train", epochs, "epochs", done)
 
     def show(epoch: int, logs: dict[str, Any]) -> None:
         bar.set_postfix({key: f"{value:.4f}" for key, value in logs.items()}, refresh=False)
@@ -166,7 +190,9 @@ def main() -> None:
     split = load_split("train", pixels, classes)
     validation = load_split("validation", pixels, classes)
     engine.start()
-    network, history = train(params.train, split, validation)
+    data = [prepared_path(*of) for of in product(("train", "validation"), ("images", "labels"))]
+    restart = Restart(RESTART, identity(params.train.model_dump(), data, [Path(__file__)]))
+    network, history = train(params.train, split, validation, restart)
     figures = metrics(history)
 
     from fashion_mlp.network import save_network
@@ -174,6 +200,7 @@ def main() -> None:
     save_network(network, MODEL)
     write_text(HISTORY, history_csv(history))
     write_json(METRICS, figures)
+    restart.remove()
     print("train: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
 
 

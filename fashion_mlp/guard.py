@@ -1,0 +1,183 @@
+"""What holds while a stage runs: it is alone, reads what was recorded, and nothing it uses changes.
+
+DVC's checkout installs a damaged file of its cache without a word, and its lock records the
+parameters and the code as they are *after* a run, so that an edit made meanwhile would be
+recorded as if it had been used (DVC's issue 11058). Both would be silent, so stages look.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from fashion_mlp.params import PARAMS_FILE
+
+PIPELINE = Path("dvc.yaml")
+LOCK = Path("dvc.lock")
+# What a run leaves for the next one, and nobody else: not DVC's, not git's.
+STATE = Path(".run")
+ALONE = STATE / "lock"
+ORPHAN_SECONDS = 0.5  # between looks at whether DVC still lives
+
+
+class Stage(NamedTuple):
+    """What dvc.yaml says of a stage."""
+
+    name: str
+    deps: list[Path]
+    sections: list[str]  # of params.yaml, dotted where a part of one is meant
+    outs: list[Path]
+
+
+@contextmanager
+def guarded(name: str) -> Iterator[None]:
+    """Hold, around a stage's `main`, what the module's docstring says.
+
+    Where dvc.yaml is not there or has no such stage, nothing is held.
+
+    Raises:
+        ValueError: an input is not what dvc.lock records, or a section of params.yaml or a
+            module that the stage uses changed while it ran.
+        OSError: a file can't be read.
+    """
+    stage = read_stage(name)
+    if stage is None:
+        yield
+        return
+    with alone(name):
+        end_with_dvc()
+        sweep(stage.outs)
+        verify(stage.deps)
+        before = used(stage)
+        yield
+        after = used(stage)
+        if changed := [key for key in before if before[key] != after[key]]:
+            raise ValueError(
+                f"{', '.join(changed)} changed while the stage ran, so nothing was recorded; "
+                f"`make` runs it with what is there now"
+            )
+
+
+def read_stage(name: str) -> Stage | None:
+    """Read a stage's entry of dvc.yaml."""
+    if not PIPELINE.exists():
+        return None
+    entry = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"].get(name)
+    if entry is None:
+        return None
+    outs = [*entry.get("outs", []), *entry.get("metrics", []), *entry.get("plots", [])]
+    return Stage(
+        name,
+        [Path(_name(dep)) for dep in entry.get("deps", [])],
+        [_name(section) for section in entry.get("params", [])],
+        [Path(_name(out)) for out in outs],
+    )
+
+
+def _name(entry: str | dict[str, Any]) -> str:
+    """Take the name of an entry that may have settings: `path` or `{path: {cache: false}}`."""
+    return entry if isinstance(entry, str) else next(iter(entry))
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Wait until no other stage runs in this folder, saying so.
+
+    The system gives the lock back when its holder ends, however it ends.
+    """
+    STATE.mkdir(exist_ok=True)
+    with ALONE.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another stage"
+            print(f"{name}: waiting: {holder} is at work in this folder", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"stage {name} (process {os.getpid()})")
+        file.flush()
+        yield
+
+
+def end_with_dvc() -> None:
+    """Interrupt this stage as Ctrl-C does if the DVC that started it ends before it.
+
+    `kill -9` of `dvc repro` leaves its stage running, whose results nobody would record, beside
+    the next run of the same stage.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    parent, main_thread = os.getppid(), threading.main_thread().ident or 0
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_SECONDS)
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def sweep(outs: list[Path]) -> None:
+    """Remove the temporary files that a killed run left beside its outputs (files.replacing)."""
+    for out in outs:
+        for left_over in out.parent.glob(f".{out.stem}.tmp.*"):
+            left_over.unlink(missing_ok=True)
+
+
+def verify(paths: list[Path]) -> None:
+    """Compare files with the MD5 that dvc.lock has for the stage that wrote them.
+
+    Raises:
+        ValueError: names the first that differs, and the command that heals.
+        OSError: a file can't be read.
+    """
+    expected = recorded()
+    for path in paths:
+        if str(path) in expected and md5(path) != expected[str(path)]:
+            raise ValueError(
+                f"{path}: damaged: expected MD5 {expected[str(path)]} (dvc.lock), got {md5(path)}; "
+                f"`make heal` removes what is damaged, in DVC's cache too, and makes it again"
+            )
+
+
+def recorded() -> dict[str, str]:
+    """Read from dvc.lock the MD5 of each file that a stage wrote, by path; not of folders."""
+    if not LOCK.exists():
+        return {}
+    stages = (yaml.safe_load(LOCK.read_text(encoding="utf-8")) or {}).get("stages", {})
+    return {
+        out["path"]: out["md5"]
+        for stage in stages.values()
+        for out in stage.get("outs", [])
+        if "md5" in out and not out["md5"].endswith(".dir")
+    }
+
+
+def used(stage: Stage) -> dict[str, Any]:
+    """Take the values of a stage's sections of params.yaml, and the hashes of its modules."""
+    params = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
+    values: dict[str, Any] = {}
+    for section in stage.sections:
+        value = params
+        for key in section.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        values[f"{PARAMS_FILE}: {section}"] = value
+    return values | {str(path): md5(path) for path in stage.deps if path.suffix == ".py"}
+
+
+def md5(path: Path) -> str:
+    """MD5 of a file's content, in hexadecimal: the hash that DVC keeps."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
