@@ -10,18 +10,38 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 # With the environment first on PATH, the stages' `python` is the one that has the packages.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# One at a time: a second `make` waits for the first, and for what is left of a killed one, as
+# children inherit the lock. (macOS has no flock; there DVC's own lock says who is at work.)
+define ALONE
+mkdir -p .run
+exec 9>.run/make.lock
+if command -v flock >/dev/null && ! flock --nonblock 9; then
+  echo "make: another make is at work in this folder; waiting for it" >&2
+  flock 9
+fi
+endef
 
 # The other runtimes have an environment of their own, and npm packages where a lock file lies.
 CONSUMERS := consumers/.venv/.installed
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard consumers/*/package-lock.json))
 
-.PHONY: help repro report test test-web page lint format lock check-repro check-portable mutations bench conformance conformance-tools test-consumers clean
+.PHONY: help repro heal report test test-web test-consumers page lint format lock \
+	check-repro check-portable check-lock gate mutations torture bench \
+	conformance conformance-tools clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 repro: $(INSTALLED)  ## run what is not up to date of the pipeline (plain `make` does this)
-	@echo "make: dvc repro"
+	@$(ALONE)
+	trap 'exit 130' INT
+	echo "make: dvc repro"
+	# Where it failed because something is damaged, that is removed and made again.
+	dvc repro || { status=$$?; python -m checks.heal --quiet || exit $$status; dvc repro; }
+
+heal: $(INSTALLED)  ## remove damaged files, here and in DVC's cache, and make them again
+	@$(ALONE)
+	python -m checks.heal || true
 	dvc repro
 
 report: repro  ## write report.html: the last run in one file, to look at and to send
@@ -67,6 +87,15 @@ check-portable: $(INSTALLED)  ## train under other threads, libraries and emulat
 mutations: repro  ## break the ONNX model in a thousand ways: does the proof notice each? (10 minutes)
 	@python -m checks.mutations
 
+check-lock: $(INSTALLED)  ## say whether dvc.lock is current
+	@python -m checks.lock
+
+gate: $(INSTALLED)  ## refuse metrics worse than those of REV (main) by more than gate.tolerances
+	@python -m checks.gate $(REV)
+
+torture: $(INSTALLED)  ## kill, starve and damage a small copy, over and over (under 20 minutes)
+	@python -m checks.torture
+
 bench: $(INSTALLED)  ## time an epoch against Keras' fit as the paper writes it, side by side
 	@python -m benchmarks.epoch
 
@@ -105,7 +134,9 @@ clean:  ## remove the environment and tools' caches; data, models and DVC's cach
 
 # The stamp is written last, so that an install that was cut off starts again.
 $(INSTALLED): requirements.lock
-	@for python in $(PYTHON) python3 python3.11 python3.12; do
+	@$(ALONE)
+	if [ $@ -nt requirements.lock ]; then exit 0; fi
+	for python in $(PYTHON) python3 python3.11 python3.12; do
 	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
 	    found="$$python"; break
 	  fi

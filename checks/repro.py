@@ -96,9 +96,9 @@ def compare_data(committed: Mapping[str, Any], found: Mapping[str, Any]) -> list
     return compare(hashes(committed), hashes(found), {})
 
 
-def run(command: list[str], folder: Path) -> str:
+def run(command: list[str], folder: Path, check: bool = True) -> str:
     """Run a git command and return what it prints."""
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=check)
     return result.stdout
 
 

@@ -97,7 +97,7 @@ class Restart:
         def write(epoch: int, logs: Mapping[str, float]) -> None:
             for key, value in logs.items():
                 self.history.setdefault(key, []).append(float(value))
-            self._write([np.asarray(variable) for variable in _variables(trainer)])
+            self._write([variable.numpy() for variable in _variables(trainer)])
 
         return keras.callbacks.LambdaCallback(on_epoch_end=write)
 

@@ -1,0 +1,122 @@
+"""Remove what is damaged, so that DVC makes it again: `make heal`, and `make` after a failure.
+
+DVC takes a file of its cache for good by its name and its mode, not by its content: a damaged
+one stays for ever, and running the stage again does not replace it. Here the content counts: what
+does not have the MD5 that dvc.lock records goes, in the cache and in the workspace. What a
+`kill -9` of DVC itself may have cut off in mid-write goes too: its rwlock, and dvc.lock.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from fashion_mlp.guard import LOCK, alone, md5
+
+RWLOCK = Path(".dvc/tmp/rwlock")
+
+
+class Damage(NamedTuple):
+    """A file or a folder that has to go, and why."""
+
+    path: Path
+    reason: str
+
+
+def cut_off() -> Iterator[Damage]:
+    """Find files of DVC's own that a kill has cut off in mid-write."""
+    if RWLOCK.exists():
+        try:
+            json.loads(RWLOCK.read_text(encoding="utf-8"))
+        except ValueError:
+            yield Damage(RWLOCK, "cut off")
+    if LOCK.exists():
+        try:
+            outputs()
+        except (ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+            yield Damage(LOCK, "cut off; DVC writes it again, from its cache where that has all")
+
+
+def outputs() -> list[dict[str, Any]]:
+    """List the outputs that dvc.lock records: path, md5."""
+    if not LOCK.exists():
+        return []
+    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+    return [
+        {"path": out["path"], "md5": out["md5"]}
+        for stage in stages.values()
+        for out in stage.get("outs", [])
+    ]
+
+
+def damaged(cache: Path) -> Iterator[Damage]:
+    """Find cached and present outputs whose content is not what dvc.lock records.
+
+    Args:
+        cache: DVC's cache folder.
+    """
+    for out in outputs():
+        cached = cache / "files" / "md5" / out["md5"][:2] / out["md5"][2:]
+        present = Path(out["path"])
+        if out["md5"].endswith(".dir"):
+            yield from damaged_folder(cached, present, cache)
+            continue
+        for path in (cached, present):
+            # Metrics and the like are in git, not in the cache: DVC sees for itself.
+            if path.is_file() and cached.is_file() and md5(path) != out["md5"]:
+                yield Damage(path, f"expected MD5 {out['md5']}, got {md5(path)}")
+
+
+def damaged_folder(listing: Path, present: Path, cache: Path) -> Iterator[Damage]:
+    """Find what is damaged of a folder, by the cached listing of its files."""
+    if not listing.is_file():
+        return
+    if md5(listing) != listing.parent.name + listing.name.removesuffix(".dir"):
+        yield Damage(listing, "a listing whose MD5 is not its name")
+        return
+    for entry in json.loads(listing.read_text(encoding="utf-8")):
+        cached = cache / "files" / "md5" / entry["md5"][:2] / entry["md5"][2:]
+        for path in (cached, present / entry["relpath"]):
+            if path.is_file() and md5(path) != entry["md5"]:
+                yield Damage(path, f"expected MD5 {entry['md5']}, got {md5(path)}")
+
+
+def remove(damage: Damage) -> None:
+    """Remove it, saying so."""
+    if damage.path.is_dir():
+        shutil.rmtree(damage.path)
+    else:
+        damage.path.unlink(missing_ok=True)
+    print(f"heal: removed {damage.path}: {damage.reason}")
+
+
+def cache_folder() -> Path:
+    """Ask DVC where its cache is."""
+    command = ["dvc", "cache", "dir"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Path(answer.stdout.strip())
+
+
+def main() -> int:
+    """Remove what is damaged; 0 where there was any, 1 where all is whole."""
+    found = list(cut_off())
+    for damage in found:
+        remove(damage)
+    with alone("heal"):
+        for damage in damaged(cache_folder()):
+            remove(damage)
+            found.append(damage)
+    if not found and "--quiet" not in sys.argv:
+        print(f"heal: all {len(outputs())} outputs in dvc.lock are whole, here and in DVC's cache")
+    return 0 if found else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
