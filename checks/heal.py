@@ -9,12 +9,13 @@ does not have the MD5 that dvc.lock records goes, in the cache and in the worksp
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -39,21 +40,17 @@ def cut_off() -> Iterator[Damage]:
             yield Damage(RWLOCK, "cut off")
     if LOCK.exists():
         try:
-            outputs()
+            outputs_of()
         except (ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError):
             yield Damage(LOCK, "cut off; DVC writes it again, from its cache where that has all")
 
 
-def outputs() -> list[dict[str, Any]]:
-    """List the outputs that dvc.lock records: path, md5."""
-    if not LOCK.exists():
-        return []
-    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
-    return [
-        {"path": out["path"], "md5": out["md5"]}
-        for stage in stages.values()
-        for out in stage.get("outs", [])
-    ]
+def outputs_of(lock: Path = LOCK) -> dict[str, str]:
+    """Read the MD5 of each output that dvc.lock records, by path."""
+    if not lock.exists():
+        return {}
+    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
 
 def damaged(cache: Path) -> Iterator[Damage]:
@@ -62,16 +59,17 @@ def damaged(cache: Path) -> Iterator[Damage]:
     Args:
         cache: DVC's cache folder.
     """
-    for out in outputs():
-        cached = cache / "files" / "md5" / out["md5"][:2] / out["md5"][2:]
-        present = Path(out["path"])
-        if out["md5"].endswith(".dir"):
+    for name, number in outputs_of().items():
+        cached = cache / "files" / "md5" / number[:2] / number[2:]
+        present = Path(name)
+        if number.endswith(".dir"):
             yield from damaged_folder(cached, present, cache)
             continue
+        if not cached.is_file():
+            continue  # metrics and the like are in git, not in the cache: DVC sees for itself
         for path in (cached, present):
-            # Metrics and the like are in git, not in the cache: DVC sees for itself.
-            if path.is_file() and cached.is_file() and md5(path) != out["md5"]:
-                yield Damage(path, f"expected MD5 {out['md5']}, got {md5(path)}")
+            if path.is_file() and md5(path) != number:
+                yield Damage(path, f"expected MD5 {number}, got {md5(path)}")
 
 
 def damaged_folder(listing: Path, present: Path, cache: Path) -> Iterator[Damage]:
@@ -101,7 +99,7 @@ def cache_folder() -> Path:
     """Ask DVC where its cache is."""
     command = ["dvc", "cache", "dir"]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    return Path(answer.stdout.strip())
+    return Path(os.path.relpath(answer.stdout.strip()))
 
 
 def main() -> int:
@@ -114,7 +112,9 @@ def main() -> int:
             remove(damage)
             found.append(damage)
     if not found and "--quiet" not in sys.argv:
-        print(f"heal: all {len(outputs())} outputs in dvc.lock are whole, here and in DVC's cache")
+        print(
+            f"heal: all {len(outputs_of())} outputs in dvc.lock are whole, here and in DVC's cache"
+        )
     return 0 if found else 1
 
 

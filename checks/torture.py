@@ -1,0 +1,630 @@
+"""Kill, starve and damage a small copy of the pipeline, over and over: `make torture`.
+
+Each fault is tried on a copy of this project with made-up data, in a temporary folder. What
+counts is the end: after `make` everything must be as an undisturbed run leaves it, byte for byte.
+Prints a Markdown table: fault, how often it was tried, outcome. Mounting small file systems needs
+root on Linux; elsewhere those rows say that they were not tried.
+
+    python -m checks.torture [--seed N] [--kills N] [--only NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from checks.heal import outputs_of
+from checks.repro import processor
+from checks.sandbox import Sandbox
+
+EPOCHS = 150
+OPTIMIZERS = {
+    "SGD": {"momentum": 0.9, "nesterov": True},
+    "Adam": {},
+    "AdamW": {"weight_decay": 0.01},
+    "RMSprop": {"momentum": 0.9},
+}
+# Where a kill is aimed, again and again: the longest stage most often.
+AIMS = ("fetch", "preprocess", "train", "train", "evaluate", "train", "export", "preprocess")
+LONGEST = {"fetch": 1.5, "preprocess": 1.5, "train": 8.0, "evaluate": 4.0, "export": 5.0}  # seconds
+READS = {
+    "data/raw": "preprocess",
+    "data/prepared/train": "train",
+    "data/prepared/validation": "train",
+    "data/prepared/test": "evaluate",
+    "models/fashion_mlp.keras": "evaluate",
+}
+WRITES = {
+    "data/raw": "fetch",
+    "data/prepared": "preprocess",
+    "models": "train",
+    "metrics": "evaluate",
+    "models/test_data_set_0": "export",
+    ".dvc/cache": "train",
+    ".run": "train",
+}
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    fault: str
+    tried: int
+    outcome: str
+    good: bool = True
+
+
+class Ctx(NamedTuple):
+    """What every fault works with."""
+
+    box: Sandbox
+    random: random.Random
+    kills: int
+    scratch: Path
+
+
+def optimizer(name: str) -> dict[str, object]:
+    """The section `train.optimizer` for an optimizer, with all state that it can have."""
+    rate = 0.05 if name == "SGD" else 0.001
+    nothing = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    return {"name": name, "learning_rate": rate, **nothing, **OPTIMIZERS[name]}
+
+
+def differing(box: Sandbox, undisturbed: dict[str, str]) -> list[str]:
+    """List the files that are not as an undisturbed run leaves them."""
+    found = box.results()
+    names = sorted(undisturbed.keys() | found.keys())
+    return [name for name in names if undisturbed.get(name) != found.get(name)]
+
+
+# --- The faults. Each returns rows of the table.
+
+
+def kills(ctx: Ctx) -> list[Row]:
+    """`kill -9` at random moments: of DVC, of the stage, of both; restarted until it is done."""
+    counts = dict.fromkeys(("DVC", "stage", "both"), 0)
+    saved, lost, runs, different = 0, 0, 0, []
+    hit: dict[str, int] = {}
+    while sum(counts.values()) < ctx.kills:
+        name = list(OPTIMIZERS)[runs % len(OPTIMIZERS)]
+        undisturbed = settle(ctx, name)
+        ctx.box.forget()
+        ctx.box.set(train__optimizer=optimizer(name))
+        for number in range(3 * len(AIMS)):
+            aim, whom = AIMS[number % len(AIMS)], list(counts)[number % len(counts)]
+            stage, output = kill(ctx, aim, whom)
+            saved += restarted_after(output)
+            if stage is None:
+                break  # all stages are done
+            counts[whom] += 1
+            hit[stage] = hit.get(stage, 0) + 1
+        output = ctx.box.good("make")
+        saved += restarted_after(output)
+        lost += output.count("is not used")
+        different += differing(ctx.box, undisturbed)
+        runs += 1
+        say(f"kills: {sum(counts.values())} in {runs} runs ({name}), {len(different)} differences")
+    where = ", ".join(f"{count} in {name}" for name, count in sorted(hit.items()))
+    return [
+        Row(
+            f"`kill -9` at a random moment ({counts['DVC']} of DVC, {counts['stage']} of the "
+            f"stage, {counts['both']} of both; {where})",
+            sum(counts.values()),
+            f"{runs} runs with 4 optimizers, each ended by plain `make`: {len(different)} "
+            f"differences in dvc.lock and outputs; restart points saved {saved} epochs, "
+            f"{lost} of them unusable",
+            not different,
+        )
+    ]
+
+
+def settle(ctx: Ctx, name: str) -> dict[str, str]:
+    """Hash what an undisturbed run with an optimizer leaves; run it where not done before."""
+    if name not in UNDISTURBED:
+        ctx.box.forget()
+        ctx.box.set(train__optimizer=optimizer(name))
+        ctx.box.good("make")
+        UNDISTURBED[name] = ctx.box.results()
+    return UNDISTURBED[name]
+
+
+UNDISTURBED: dict[str, dict[str, str]] = {}
+
+
+def kill(ctx: Ctx, aim: str, whom: str) -> tuple[str | None, str]:
+    """Run DVC and kill it, or its stage, some time after the stage `aim` started.
+
+    Stages before `aim` that are not done are run, a later one is hit where `aim` is done.
+
+    Returns:
+        The stage that was hit, None where all was done first; what DVC printed.
+    """
+    process = ctx.box.start("make")
+    started = None
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line)
+        if match := re.match(r"Running stage '(\w+)'", line):
+            started = match[1]
+            if list(LONGEST).index(started) >= list(LONGEST).index(aim):
+                break
+    else:
+        process.wait()
+        return None, "".join(lines)
+    stage = started or aim
+    time.sleep(ctx.random.uniform(0.0, LONGEST[stage]))
+    if process.poll() is None:
+        shoot(process, whom)
+    rest = process.stdout.read() if process.stdout else ""
+    process.wait()
+    later = re.findall(r"Running stage '(\w+)'", rest)
+    return (later[-1] if later else stage), "".join(lines) + rest
+
+
+def shoot(process: subprocess.Popen[str], whom: str) -> None:
+    """`kill -9` what runs in the process' group: DVC, the stage, or everything."""
+    if whom == "both":
+        os.killpg(process.pid, signal.SIGKILL)
+        return
+    listing = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--sid", str(process.pid)],
+        capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+    wanted = "-m stages." if whom == "stage" else "bin/dvc repro"
+    for line in listing.splitlines():
+        number, arguments = line.split(maxsplit=1)
+        if wanted in arguments:
+            with suppress_gone():
+                os.kill(int(number), signal.SIGKILL)
+
+
+@contextmanager
+def suppress_gone() -> Iterator[None]:
+    """Let it be where a process ended before the kill."""
+    try:
+        yield
+    except ProcessLookupError:
+        return
+
+
+def restarted_after(output: str) -> int:
+    """How many epochs a run did not have to repeat."""
+    return sum(int(number) for number in re.findall(r"going on after epoch (\d+)", output))
+
+
+def interrupts(ctx: Ctx) -> list[Row]:
+    """Ctrl-C in training: one line that names the epoch; `make` ends as if nothing was."""
+    undisturbed = settle(ctx, "SGD")
+    ctx.box.forget()
+    ctx.box.set(train__optimizer=optimizer("SGD"))
+    said = []
+    for _ in range(3):
+        process = ctx.box.start("make")
+        wait_for(lambda: (ctx.box.folder / ".run/train.npz").exists(), process)
+        time.sleep(ctx.random.uniform(0.0, 1.0))
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate()
+        said += re.findall(r"^train: interrupted; .*", output, re.MULTILINE)
+    output = ctx.box.good("make")
+    different = differing(ctx.box, undisturbed)
+    good = len(said) == 3 and not different
+    return [Row("Ctrl-C while training", 3, f"`{said[-1]}`; {len(different)} differences", good)]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait until something holds while a process runs."""
+    while not condition() and process.poll() is None:
+        time.sleep(0.05)
+
+
+def corruption(ctx: Ctx) -> list[Row]:
+    """Every raw file, array and model damaged: the stage that reads it refuses, `make` heals."""
+    undisturbed = settle(ctx, "SGD")
+    back_to(ctx, undisturbed)
+    refused, tried, silent = 0, 0, []
+    healed = []
+    files = [name for name in recorded_files(ctx.box) if name.startswith(tuple(READS))]
+    for name in files:
+        path = ctx.box.folder / name
+        whole = path.read_bytes()
+        other = ctx.box.folder / files[(files.index(name) + 1) % len(files)]
+        stage = next(stage for start, stage in READS.items() if name.startswith(start))
+        ways = damages(name, whole, other.read_bytes())
+        for way, content in ways.items():
+            path.write_bytes(content)
+            status, output = ctx.box.run(f"python -m stages.{stage}")
+            tried += 1
+            if status == 1 and len(output.splitlines()) == 1 and f"{name}: damaged" in output:
+                refused += 1
+            else:
+                silent.append(f"{name} {way}: {output}")
+        damage_cache(ctx.box, name, content)
+        status, output = ctx.box.run("make heal")
+        healed.append(status == 0 and not differing(ctx.box, undisturbed))
+        say(f"corruption: {name}: {', '.join(ways)}: refused; heal: {healed[-1]}")
+    for line in silent:
+        say(f"corruption: NOT REFUSED: {line}")
+    return [
+        Row(
+            f"{len(files)} raw files, arrays and models: cut short, one bit flipped, another "
+            "file's content, wrong dtype, wrong shape",
+            tried,
+            f"{refused} refused by the stage that reads it, in one line that names it",
+            refused == tried,
+        ),
+        Row(
+            "the same files damaged here and in DVC's cache",
+            len(files),
+            f"{sum(healed)} made again by `make heal`, 0 differences",
+            all(healed),
+        ),
+        checkout(ctx, undisturbed),
+    ]
+
+
+def recorded_files(box: Sandbox) -> list[str]:
+    """List the files that dvc.lock records as outputs."""
+    return sorted(outputs_of(box.folder / "dvc.lock"))
+
+
+def checkout(ctx: Ctx, undisturbed: dict[str, str]) -> Row:
+    """A damaged cache file that DVC installs without a word: plain `make` heals."""
+    name = "data/prepared/train_images.npy"
+    content = damages(name, (ctx.box.folder / name).read_bytes(), b"")["one bit flipped"]
+    damage_cache(ctx.box, name, content)
+    for gone in (name, "models/fashion_mlp.keras"):
+        (ctx.box.folder / gone).unlink()
+    shutil.rmtree(ctx.box.folder / ".dvc/cache/runs")
+    cached(ctx.box, "models/fashion_mlp.keras").unlink()
+    status, output = ctx.box.run("make")
+    good = status == 0 and f"{name}: damaged" in output and not differing(ctx.box, undisturbed)
+    return Row(
+        "a damaged array in DVC's cache, installed by DVC's checkout",
+        1,
+        "refused by train, healed within the same plain `make`" if good else output[-500:],
+        good,
+    )
+
+
+def damages(name: str, whole: bytes, other: bytes) -> dict[str, bytes]:
+    """Damage a file's content in every way that fits it."""
+    middle = len(whole) // 2
+    ways = {
+        "cut short": whole[:middle],
+        "one bit flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        "another file's content": other,
+    }
+    if name.endswith(".npy"):
+        with tempfile.TemporaryFile() as file:
+            file.write(whole)
+            file.seek(0)
+            array = np.load(file)
+        for way, changed in (
+            ("wrong dtype", array.astype(np.float64)),
+            ("wrong shape", array[:, :-1]),
+        ):
+            with tempfile.TemporaryFile() as file:
+                np.save(file, changed)
+                file.seek(0)
+                ways[way] = file.read()
+    return ways
+
+
+def cached(box: Sandbox, name: str) -> Path:
+    """Where DVC's cache keeps an output."""
+    number = outputs_of(box.folder / "dvc.lock")[name]
+    return box.folder / ".dvc/cache/files/md5" / number[:2] / number[2:]
+
+
+def damage_cache(box: Sandbox, name: str, content: bytes) -> None:
+    """Replace a cached file's content, leaving its mode, which DVC trusts."""
+    path = cached(box, name)
+    mode = path.stat().st_mode
+    path.chmod(0o644)
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def back_to(ctx: Ctx, undisturbed: dict[str, str]) -> None:
+    """Bring the sandbox to the end of an undisturbed run with SGD."""
+    ctx.box.set(train__optimizer=optimizer("SGD"))
+    ctx.box.good("make")
+    if names := differing(ctx.box, undisturbed):
+        raise RuntimeError(f"not as an undisturbed run leaves them: {names}")
+
+
+def edits(ctx: Ctx) -> list[Row]:
+    """params.yaml edited while a stage runs: it fails, dvc.lock stays."""
+    undisturbed = settle(ctx, "SGD")
+    said, good = "", True
+    cases = {"train": ("train__seed", 43, 42), "evaluate": ("evaluate__calibration_bins", 9, 15)}
+    for stage, (key, new, old) in cases.items():
+        ctx.box.forget()
+        ctx.box.set(train__optimizer=optimizer("SGD"))
+        process = ctx.box.start("make")
+        at_work = ctx.box.folder / ".run/lock"
+        wait_for(lambda at=at_work, of=stage: at.exists() and of in at.read_text(), process)  # type: ignore[misc]
+        time.sleep(1.0)
+        lock = (ctx.box.folder / "dvc.lock").read_bytes()
+        ctx.box.set(**{key: new})
+        output, _ = process.communicate()
+        found = re.findall(
+            rf"^{stage}: error: params.yaml: {stage} changed.*", output, re.MULTILINE
+        )
+        said = found[0] if found else output[-500:]
+        good &= process.returncode != 0 and bool(found)
+        good &= (ctx.box.folder / "dvc.lock").read_bytes() == lock
+        ctx.box.set(**{key: old})
+        ctx.box.good("make")
+        good &= not differing(ctx.box, undisturbed)
+    return [
+        Row("params.yaml edited while a stage runs", len(cases), f"refused: `{said}`; dvc.lock as "
+            "it was", good)
+    ]  # fmt: skip
+
+
+def disks(ctx: Ctx) -> list[Row]:
+    """No space, read-only, a file in the way: one line, and `make` works again afterwards."""
+    undisturbed = settle(ctx, "SGD")
+    rows = []
+    mountable = sys.platform == "linux" and os.geteuid() == 0
+    for fault, make_fault, places in (
+        ("no space left (a tmpfs of 16 KiB)", full_disk, WRITES),
+        ("read-only file system", read_only, {".dvc/cache": "train"}),
+        ("a file in its place", file_in_place, {"data/prepared": "preprocess", "models": "train"}),
+    ):
+        if make_fault is not file_in_place and not mountable:
+            rows.append(Row(fault, 0, "not tried: needs root on Linux"))
+            continue
+        good = 0
+        for place, stage in places.items():
+            back_to(ctx, undisturbed)
+            make_stale(ctx, stage)
+            lock = (ctx.box.folder / "dvc.lock").read_bytes()
+            with make_fault(ctx.box.folder / place):
+                status, output = ctx.box.run("make")
+            lines = [line for line in output.splitlines() if re.search(r"error:|ERROR:", line)]
+            clear = status != 0 and bool(lines) and "Traceback" not in output
+            intact = (ctx.box.folder / "dvc.lock").read_bytes() == lock
+            ctx.box.run("make")
+            same = not differing(ctx.box, undisturbed)
+            good += clear and intact and same
+            say(f"disks: {fault}: {place}: {lines[:1]} clear={clear} lock={intact} same={same}")
+        rows.append(
+            Row(
+                f"{fault}: {', '.join(places)}",
+                len(places),
+                f"{good} clear errors, dvc.lock as it was, `make` works again, 0 differences",
+                good == len(places),
+            )
+        )
+    return rows
+
+
+def make_stale(ctx: Ctx, stage: str) -> None:
+    """Make DVC run a stage that was done: an output is gone, here and in its cache."""
+    outputs = {
+        "fetch": "data/raw/t10k-labels-idx1-ubyte",
+        "preprocess": "data/prepared/test_labels.npy",
+        "train": "models/fashion_mlp.keras",
+        "evaluate": "metrics/evaluate.json",
+        "export": "models/fashion_mlp.onnx",
+    }
+    (ctx.box.folder / outputs[stage]).unlink()
+    if stage != "evaluate":
+        cached(ctx.box, outputs[stage]).unlink()
+    shutil.rmtree(ctx.box.folder / ".dvc/cache/runs")
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Cover a folder with a file system that holds next to nothing."""
+    with mounted("-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder), at=folder):
+        yield
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Make a folder read-only, for root too."""
+    with (
+        mounted("--bind", str(folder), str(folder), at=folder),
+        mounted("-o", "remount,ro,bind", str(folder), at=None),
+    ):
+        yield
+
+
+@contextmanager
+def mounted(*arguments: str, at: Path | None) -> Iterator[None]:
+    """Mount; unmount at the end (None: nothing, for a remount)."""
+    if at:
+        at.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", *arguments], check=True)
+    try:
+        yield
+    finally:
+        if at:
+            subprocess.run(["umount", str(at)], check=True)
+
+
+@contextmanager
+def file_in_place(folder: Path) -> Iterator[None]:
+    """Put a file where a folder should be."""
+    aside = folder.with_name(f"{folder.name}.aside")
+    folder.rename(aside)
+    folder.write_text("in the way")
+    try:
+        yield
+    finally:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        else:
+            folder.unlink()
+        aside.rename(folder)
+
+
+def memory(ctx: Ctx) -> list[Row]:
+    """Peak memory of each stage; of fetch and preprocess with ten times the data as well."""
+    small = peaks(Sandbox(ctx.scratch / "x1", 5_000, 1_000, train__epochs=2))
+    large = peaks(Sandbox(ctx.scratch / "x10", 50_000, 10_000, train__epochs=2))
+    growth = max(large[stage] - small[stage] for stage in ("fetch", "preprocess"))
+    text = ", ".join(f"{stage} {small[stage]:.0f} and {large[stage]:.0f}" for stage in small)
+    return [
+        Row(
+            "peak memory in MiB with 6,000 images and with 60,000",
+            2,
+            f"{text}; fetch and preprocess grew by at most {growth:.0f}",
+            growth < 20,
+        )
+    ]
+
+
+def peaks(box: Sandbox) -> dict[str, float]:
+    """Run each stage by itself; return its peak resident memory in MiB."""
+    found = {}
+    for stage in LONGEST:
+        process = box.start(f"python -m stages.{stage}")
+        output = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        if status != 0:
+            raise RuntimeError(f"{stage}: {output}")
+        unit = 1024 if sys.platform == "darwin" else 1  # macOS counts bytes, Linux KiB
+        found[stage] = usage.ru_maxrss / 1024 / unit
+    shutil.rmtree(box.folder.parent)
+    return found
+
+
+def concurrency(ctx: Ctx) -> list[Row]:
+    """Two at once: of `make`, of a stage, of queue workers."""
+    undisturbed = settle(ctx, "SGD")
+    rows = []
+    good, said = 0, ""
+    for _ in range(3):
+        ctx.box.forget()
+        ctx.box.set(train__optimizer=optimizer("SGD"))
+        first, second = ctx.box.start("make"), ctx.box.start("make")
+        outputs = [process.communicate()[0] for process in (first, second)]
+        waits = re.findall(r"make: another make is .*", "\n".join(outputs))
+        said = waits[0] if waits else ""
+        good += (
+            first.returncode == second.returncode == 0
+            and len(waits) == 1
+            and not differing(ctx.box, undisturbed)
+        )
+    rows.append(Row("two `make` at once", 3, f"{good} good: one says `{said}`", good == 3))
+
+    first, second = (ctx.box.start("python -m stages.train") for _ in range(2))
+    outputs = [process.communicate()[0] for process in (first, second)]
+    waits = re.findall(r"train: waiting: .*", "\n".join(outputs))
+    same = not differing(ctx.box, undisturbed)
+    rows.append(
+        Row("two `python -m stages.train` at once", 1,
+            f"one says `{re.sub('[0-9]+', '…', waits[0]) if waits else 'nothing'}`; 0 differences",
+            bool(waits) and same)
+    )  # fmt: skip
+    rows.append(queue(ctx))
+    return rows
+
+
+def queue(ctx: Ctx) -> Row:
+    """`dvc exp run --queue` with two workers: each experiment is its own, none fails."""
+    ctx.box.forget()
+    ctx.box.set(train__epochs=3)
+    ctx.box.good("make")
+    ctx.box.commit()
+    seeds = (1, 2, 3, 4)
+    for seed in seeds:
+        ctx.box.good(f"dvc exp run --queue -S train.seed={seed}")
+    before = ctx.box.results()
+    ctx.box.good("dvc queue start --jobs 2")
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        status = ctx.box.good("dvc queue status")
+        if len(re.findall(r"\b(Success|Failed)\b", status)) == len(seeds):
+            break
+        time.sleep(2)
+    done = len(re.findall(r"\bSuccess\b", status))
+    untouched = not differing(ctx.box, before)
+    ctx.box.run("dvc queue stop --kill")
+    ctx.box.set(train__epochs=EPOCHS)
+    return Row(
+        "`dvc exp run --queue`, two workers",
+        len(seeds),
+        f"{done} experiments succeeded, the workspace as it was",
+        done == len(seeds) and untouched,
+    )
+
+
+FAULTS: dict[str, Callable[[Ctx], list[Row]]] = {
+    "kills": kills,
+    "interrupts": interrupts,
+    "corruption": corruption,
+    "edits": edits,
+    "disks": disks,
+    "memory": memory,
+    "concurrency": concurrency,
+}
+
+
+def say(text: str) -> None:
+    """Tell whoever watches how far it is."""
+    print(f"torture: {text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Try every fault; the exit status says whether all outcomes were good."""
+    parser = argparse.ArgumentParser(description="Kill, starve and damage a copy of the pipeline.")
+    parser.add_argument("--seed", type=int, default=1, help="of the random moments")
+    parser.add_argument("--kills", type=int, default=100, help="at least so many")
+    parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS))
+    options = parser.parse_args()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fashion-mlp-") as name:
+        scratch = Path(name)
+        box = Sandbox(
+            scratch / "box",
+            2_000,
+            500,
+            train__epochs=EPOCHS,
+            train__hidden_units=200,
+            preprocess__validation_images=200,
+        )
+        (box.folder / ".venv").symlink_to(sys.prefix)
+        ctx = Ctx(box, random.Random(options.seed), options.kills, scratch)  # noqa: S311
+        rows = []
+        for fault in options.only:
+            say(f"{fault}: {(FAULTS[fault].__doc__ or '').splitlines()[0]}")
+            rows += FAULTS[fault](ctx)
+            say(f"{fault}: done after {time.monotonic() - start:.0f} s")
+    print("| fault | tried | outcome |")
+    print("|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row.fault} | {row.tried} | {'' if row.good else '**NOT GOOD**: '}{row.outcome} |"
+        )
+    versions = ", ".join(f"{name} {version(name)}" for name in ("dvc", "tensorflow", "keras"))
+    print(
+        f"\n{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}, {versions}; seed {options.seed}, "
+        f"{(time.monotonic() - start) / 60:.0f} minutes."
+    )
+    return 0 if all(row.good for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
