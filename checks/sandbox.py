@@ -64,8 +64,21 @@ class Sandbox:
             evaluate__examples=[0, 3],
             **changes,
         )
+        self.borrow_environment()
         run("git init --quiet --initial-branch main", self.folder)
         self.commit()
+
+    def borrow_environment(self) -> None:
+        """Give `make` this process' environment, as a folder of the sandbox' own.
+
+        Only links in it lead out, so that nothing that removes the folder harms the real one.
+        """
+        folder = self.folder / ".venv"
+        folder.mkdir()
+        for entry in Path(sys.prefix).iterdir():
+            (folder / entry.name).symlink_to(entry)
+        (folder / ".installed").unlink(missing_ok=True)
+        (folder / ".installed").touch()  # newer than requirements.lock
 
     def set(self, **changes: Any) -> None:
         """Change params.yaml: dotted keys with `__` for the dot."""

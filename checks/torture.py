@@ -604,7 +604,6 @@ def main() -> int:
             train__hidden_units=200,
             preprocess__validation_images=200,
         )
-        (box.folder / ".venv").symlink_to(sys.prefix)
         ctx = Ctx(box, random.Random(options.seed), options.kills, scratch)  # noqa: S311
         rows = []
         for fault in options.only:
