@@ -50,15 +50,16 @@ READS = {
     "data/prepared/test": "evaluate",
     "models/fashion_mlp.keras": "evaluate",
 }
-WRITES = {
-    "data/raw": "fetch",
-    "data/prepared": "preprocess",
-    "models": "train",
-    "metrics": "evaluate",
-    "models/test_data_set_0": "export",
-    ".dvc/cache": "train",
-    ".run": "train",
-}
+# Folders that fill up, and a stage that then writes to them.
+WRITES = (
+    ("data", "fetch"),
+    ("data/prepared", "preprocess"),
+    ("models", "train"),
+    (".run", "train"),
+    ("plots", "evaluate"),
+    ("metrics", "export"),
+    (".dvc/cache", "train"),
+)
 
 
 class Row(NamedTuple):
@@ -182,16 +183,17 @@ def shoot(process: subprocess.Popen[str], whom: str) -> None:
     if whom == "both":
         os.killpg(process.pid, signal.SIGKILL)
         return
-    listing = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--sid", str(process.pid)],
-        capture_output=True, text=True, check=False,
-    ).stdout  # fmt: skip
     wanted = "-m stages." if whom == "stage" else "bin/dvc repro"
-    for line in listing.splitlines():
-        number, arguments = line.split(maxsplit=1)
-        if wanted in arguments:
-            with suppress_gone():
-                os.kill(int(number), signal.SIGKILL)
+    while process.poll() is None:  # between two stages there is none to hit: wait for the next
+        command = ["ps", "-o", "pid=,args=", "--sid", str(process.pid)]
+        listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        for line in listing.splitlines():
+            number, arguments = line.split(maxsplit=1)
+            if wanted in arguments:
+                with suppress_gone():
+                    os.kill(int(number), signal.SIGKILL)
+                return
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -290,7 +292,7 @@ def checkout(ctx: Ctx, undisturbed: dict[str, str]) -> Row:
     damage_cache(ctx.box, name, content)
     for gone in (name, "models/fashion_mlp.keras"):
         (ctx.box.folder / gone).unlink()
-    shutil.rmtree(ctx.box.folder / ".dvc/cache/runs")
+    shutil.rmtree(ctx.box.folder / ".dvc/cache/runs", ignore_errors=True)
     cached(ctx.box, "models/fashion_mlp.keras").unlink()
     status, output = ctx.box.run("make")
     good = status == 0 and f"{name}: damaged" in output and not differing(ctx.box, undisturbed)
@@ -385,15 +387,19 @@ def disks(ctx: Ctx) -> list[Row]:
     rows = []
     mountable = sys.platform == "linux" and os.geteuid() == 0
     for fault, make_fault, places in (
-        ("no space left (a tmpfs of 16 KiB)", full_disk, WRITES),
-        ("read-only file system", read_only, {".dvc/cache": "train"}),
-        ("a file in its place", file_in_place, {"data/prepared": "preprocess", "models": "train"}),
+        ("no space left (a small tmpfs)", full_disk, WRITES),
+        ("read-only file system", read_only, [(".dvc/cache", "train")]),
+        (
+            "a file in its place",
+            file_in_place,
+            [("data/prepared", "preprocess"), ("models", "train")],
+        ),
     ):
         if make_fault is not file_in_place and not mountable:
             rows.append(Row(fault, 0, "not tried: needs root on Linux"))
             continue
         good = 0
-        for place, stage in places.items():
+        for place, stage in places:
             back_to(ctx, undisturbed)
             make_stale(ctx, stage)
             lock = (ctx.box.folder / "dvc.lock").read_bytes()
@@ -408,7 +414,7 @@ def disks(ctx: Ctx) -> list[Row]:
             say(f"disks: {fault}: {place}: {lines[:1]} clear={clear} lock={intact} same={same}")
         rows.append(
             Row(
-                f"{fault}: {', '.join(places)}",
+                f"{fault}: {', '.join(place for place, _ in places)}",
                 len(places),
                 f"{good} clear errors, dvc.lock as it was, `make` works again, 0 differences",
                 good == len(places),
@@ -429,13 +435,15 @@ def make_stale(ctx: Ctx, stage: str) -> None:
     (ctx.box.folder / outputs[stage]).unlink()
     if stage != "evaluate":
         cached(ctx.box, outputs[stage]).unlink()
-    shutil.rmtree(ctx.box.folder / ".dvc/cache/runs")
+    shutil.rmtree(ctx.box.folder / ".dvc/cache/runs", ignore_errors=True)
 
 
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
     """Cover a folder with a file system that holds next to nothing."""
-    with mounted("-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder), at=folder):
+    # Where files are small, no new one is allowed at all.
+    limit = "nr_inodes=1" if folder.name in ("metrics", "plots") else "size=16k"
+    with mounted("-t", "tmpfs", "-o", limit, "tmpfs", str(folder), at=folder):
         yield
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,6 +18,13 @@ from fashion_mlp.guard import guarded
 
 # What bad input and a bad environment raise. Anything else is a fault of ours: traceback.
 EXPECTED = (OSError, ValueError, RuntimeError, MemoryError, yaml.YAMLError)
+REMEDIES = {
+    errno.ENOSPC: "free some space, then run `make` again",
+    errno.EDQUOT: "free some space, then run `make` again",
+    errno.EROFS: "make it writable, then run `make` again",
+    errno.EEXIST: "a file lies where a folder should be: move it, then run `make` again",
+    errno.ENOTDIR: "a file lies where a folder should be: move it, then run `make` again",
+}
 QUIET_SECONDS = 10.0  # between lines of progress where nobody watches them move
 
 
@@ -42,6 +51,9 @@ def run(main: Callable[[], None]) -> None:
 def _say(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory: {str(error) or 'free some, or lower the batch size'}"
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        where = error.filename or "a file in " + str(Path.cwd())
+        return f"{where}: {error.strerror}; {REMEDIES[error.errno]}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

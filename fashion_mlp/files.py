@@ -31,6 +31,10 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)  # mkstemp's 0600 would keep others from reading the result
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a failed write(2), as on a full disk, names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

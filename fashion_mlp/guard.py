@@ -55,8 +55,8 @@ def guarded(name: str) -> Iterator[None]:
     if stage is None:
         yield
         return
+    end_with_dvc()
     with alone(name):
-        end_with_dvc()
         sweep(stage.outs)
         verify(stage.deps)
         before = used(stage)
