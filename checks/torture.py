@@ -33,7 +33,7 @@ from checks.heal import outputs_of
 from checks.repro import processor
 from checks.sandbox import Sandbox
 
-EPOCHS = 150
+EPOCHS = 100
 OPTIMIZERS = {
     "SGD": {"momentum": 0.9, "nesterov": True},
     "Adam": {},
@@ -120,7 +120,7 @@ def kills(ctx: Ctx) -> list[Row]:
         lost += output.count("is not used")
         different += differing(ctx.box, undisturbed)
         runs += 1
-        say(f"kills: {sum(counts.values())} in {runs} runs ({name}), {len(different)} differences")
+        say(f"kills: {hit}; {sum(counts.values())} in {runs} runs ({name}), {len(different)} differences")
     where = ", ".join(f"{count} in {name}" for name, count in sorted(hit.items()))
     return [
         Row(
@@ -166,7 +166,8 @@ def kill(ctx: Ctx, aim: str, whom: str) -> tuple[str | None, str]:
             if list(LONGEST).index(started) >= list(LONGEST).index(aim):
                 break
     else:
-        process.wait()
+        if process.wait() != 0:
+            raise RuntimeError(f"plain `make` did not end well:\n{''.join(lines)}")
         return None, "".join(lines)
     stage = started or aim
     time.sleep(ctx.random.uniform(0.0, LONGEST[stage]))

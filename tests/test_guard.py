@@ -1,0 +1,81 @@
+"""What holds while a stage runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fashion_mlp.guard import alone, guarded, md5
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    stage = {"params": ["train", "fetch.files"], "deps": ["code.py", "data"], "outs": ["model"]}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    Path("params.yaml").write_text("{train: {seed: 1}, fetch: {files: a, timeout: 1}}")
+    Path("code.py").write_text("old")
+    Path("data").write_bytes(b"whole")
+    lock = {"stages": {"before": {"outs": [{"path": "data", "md5": md5(Path("data"))}]}}}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    return tmp_path
+
+
+@pytest.mark.parametrize("content", [b"whol", b"wholf", b""])
+def test_guarded_refuses_an_input_that_is_not_what_dvc_lock_records(
+    content: bytes, project: Path
+) -> None:
+    Path("data").write_bytes(content)
+    with pytest.raises(ValueError, match=r"data: damaged: expected MD5 \w+ .*`make heal`"):
+        guarded("train").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ("{train: {seed: 2}, fetch: {files: a, timeout: 1}}", "params.yaml: train changed"),
+        ("{train: {seed: 1}, fetch: {files: b, timeout: 1}}", "params.yaml: fetch.files changed"),
+        ("{fetch: 1}", "params.yaml: train, params.yaml: fetch.files changed"),
+    ],
+)
+def test_guarded_refuses_parameters_edited_meanwhile(
+    params: str, named: str, project: Path
+) -> None:
+    with pytest.raises(ValueError, match=named), guarded("train"):
+        Path("params.yaml").write_text(params)
+
+
+def test_guarded_refuses_code_edited_meanwhile(project: Path) -> None:
+    with pytest.raises(ValueError, match=r"code\.py changed while the stage ran"), guarded("train"):
+        Path("code.py").write_text("new")
+
+
+def test_guarded_lets_other_sections_change(project: Path) -> None:
+    with guarded("train"):
+        Path("params.yaml").write_text("{train: {seed: 1}, fetch: {files: a, timeout: 2}}")
+
+
+def test_guarded_sweeps_what_a_kill_left(project: Path) -> None:
+    Path(".model.tmp.abc").write_bytes(b"half")
+    with guarded("train"):
+        assert not Path(".model.tmp.abc").exists()
+
+
+def test_alone_waits_and_says_for_whom(project: Path) -> None:
+    program = "from fashion_mlp.guard import alone\nwith alone('second'): print('in')"
+    with alone("first"):
+        second = subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert second.stderr is not None
+        assert second.stderr.readline().startswith("second: waiting: stage first (process ")
+    assert second.communicate()[0] == "in\n"
