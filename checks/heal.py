@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,14 +36,29 @@ def cut_off() -> Iterator[Damage]:
     """Find files of DVC's own that a kill has cut off in mid-write."""
     if RWLOCK.exists():
         try:
+            holders = {int(pid) for pid in re.findall(r'"pid": (\d+)', RWLOCK.read_text())}
             json.loads(RWLOCK.read_text(encoding="utf-8"))
         except ValueError:
             yield Damage(RWLOCK, "cut off")
+        else:
+            if holders and not any(is_dvc(pid) for pid in holders):
+                yield Damage(RWLOCK, "what held it was killed")
     if LOCK.exists():
         try:
             outputs_of()
         except (ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError):
             yield Damage(LOCK, "cut off; DVC writes it again, from its cache where that has all")
+
+
+def is_dvc(pid: int) -> bool:
+    """Whether a process lives and is DVC.
+
+    DVC itself takes a killed process that nobody has reaped yet for alive, and another process
+    that got its number as well.
+    """
+    command = ["ps", "-o", "stat=,args=", "-p", str(pid)]
+    line = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return "dvc" in line and not line.lstrip().startswith("Z")
 
 
 def outputs_of(lock: Path = LOCK) -> dict[str, str]:

@@ -33,7 +33,7 @@ from checks.heal import outputs_of
 from checks.repro import processor
 from checks.sandbox import Sandbox
 
-EPOCHS = 100
+EPOCHS = 80
 OPTIMIZERS = {
     "SGD": {"momentum": 0.9, "nesterov": True},
     "Adam": {},
@@ -115,12 +115,17 @@ def kills(ctx: Ctx) -> list[Row]:
                 break  # all stages are done
             counts[whom] += 1
             hit[stage] = hit.get(stage, 0) + 1
+            say(
+                f"kills: {sum(counts.values())}: {whom}, aimed at {aim}, in {stage}; {saved} epochs"
+            )
         output = ctx.box.good("make")
         saved += restarted_after(output)
         lost += output.count("is not used")
         different += differing(ctx.box, undisturbed)
         runs += 1
-        say(f"kills: {hit}; {sum(counts.values())} in {runs} runs ({name}), {len(different)} differences")
+        say(
+            f"kills: {hit}; {sum(counts.values())} in {runs} runs ({name}), {len(different)} differences"
+        )
     where = ", ".join(f"{count} in {name}" for name, count in sorted(hit.items()))
     return [
         Row(
@@ -607,10 +612,10 @@ def main() -> int:
         scratch = Path(name)
         box = Sandbox(
             scratch / "box",
-            2_000,
-            500,
+            1_000,
+            200,
             train__epochs=EPOCHS,
-            train__hidden_units=200,
+            train__hidden_units=100,
             preprocess__validation_images=200,
         )
         ctx = Ctx(box, random.Random(options.seed), options.kills, scratch)  # noqa: S311
