@@ -123,9 +123,7 @@ def kills(ctx: Ctx) -> list[Row]:
         lost += output.count("is not used")
         different += differing(ctx.box, undisturbed)
         runs += 1
-        say(
-            f"kills: {hit}; {sum(counts.values())} in {runs} runs ({name}), {len(different)} differences"
-        )
+        say(f"kills: run {runs} ({name}) ends with {len(different)} differences; {hit}")
     where = ", ".join(f"{count} in {name}" for name, count in sorted(hit.items()))
     return [
         Row(
