@@ -36,8 +36,13 @@ repro: $(INSTALLED)  ## run what is not up to date of the pipeline (plain `make`
 	@$(ALONE)
 	trap 'exit 130' INT
 	echo "make: dvc repro"
-	# Where it failed because something is damaged, that is removed and made again.
-	dvc repro || { status=$$?; python -m checks.heal --quiet || exit $$status; dvc repro; }
+	# Where it failed because something is damaged, that is removed and made again; not where
+	# someone killed it (128 and a signal's number; DVC's own failures are 1 and 255).
+	dvc repro || {
+	  status=$$?
+	  if (( status > 128 && status < 255 )) || ! python -m checks.heal --quiet; then exit $$status; fi
+	  dvc repro
+	}
 
 heal: $(INSTALLED)  ## remove damaged files, here and in DVC's cache, and make them again
 	@$(ALONE)
