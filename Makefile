@@ -35,6 +35,8 @@ help:  ## list the targets
 repro: $(INSTALLED)  ## run what is not up to date of the pipeline (plain `make` does this)
 	@$(ALONE)
 	trap 'exit 130' INT
+	# DVC takes one that was killed for alive until someone has reaped it.
+	if grep -qs '"pid"' .dvc/tmp/rwlock; then python -m checks.heal --locks; fi
 	echo "make: dvc repro"
 	# Where it failed because something is damaged, that is removed and made again; not where
 	# someone killed it (128 and a signal's number; DVC's own failures are 1 and 255).

@@ -32,17 +32,21 @@ class Damage(NamedTuple):
     reason: str
 
 
+def left_locks() -> Iterator[Damage]:
+    """Find DVC's rwlock where all that hold it were killed."""
+    if RWLOCK.exists():
+        holders = re.findall(r'"pid": (\d+)', RWLOCK.read_text(encoding="utf-8"))
+        if holders and not any(is_dvc(int(pid)) for pid in set(holders)):
+            yield Damage(RWLOCK, "what held it was killed")
+
+
 def cut_off() -> Iterator[Damage]:
     """Find files of DVC's own that a kill has cut off in mid-write."""
     if RWLOCK.exists():
         try:
-            holders = {int(pid) for pid in re.findall(r'"pid": (\d+)', RWLOCK.read_text())}
             json.loads(RWLOCK.read_text(encoding="utf-8"))
         except ValueError:
             yield Damage(RWLOCK, "cut off")
-        else:
-            if holders and not any(is_dvc(pid) for pid in holders):
-                yield Damage(RWLOCK, "what held it was killed")
     if LOCK.exists():
         try:
             outputs_of()
@@ -119,7 +123,14 @@ def cache_folder() -> Path:
 
 
 def main() -> int:
-    """Remove what is damaged; 0 where there was any, 1 where all is whole."""
+    """Remove what is damaged; 0 where there was any, 1 where all is whole.
+
+    `--locks` looks at no more than locks that a killed DVC left.
+    """
+    for damage in left_locks():
+        remove(damage)
+    if "--locks" in sys.argv:
+        return 0
     found = list(cut_off())
     for damage in found:
         remove(damage)
@@ -128,9 +139,7 @@ def main() -> int:
             remove(damage)
             found.append(damage)
     if not found and "--quiet" not in sys.argv:
-        print(
-            f"heal: all {len(outputs_of())} outputs in dvc.lock are whole, here and in DVC's cache"
-        )
+        print(f"heal: all {len(outputs_of())} outputs of dvc.lock are whole, here and in the cache")
     return 0 if found else 1
 
 
