@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
 
 from fashion_mlp.reference import Bounds, Weights, bounds
@@ -63,6 +62,10 @@ class Evidence(NamedTuple):
     def batch_split(self) -> str:
         """The split on which batch sizes are compared: the last."""
         return list(self.images)[-1]
+
+    def accuracy(self, split: str, labels: np.ndarray) -> float:
+        """Measure how often Keras names the label: class numbers (n,)."""
+        return float((self.keras[split].argmax(axis=1) == labels).mean())
 
 
 def gather(
@@ -135,7 +138,10 @@ def read_weights(network: keras.Model) -> tuple[Weights, str]:
     """
     weights = network.get_weights()
     if len(weights) != 4 or len(network.layers) != 2:
-        raise ValueError(f"expected a network of 2 dense layers, got {len(network.layers)} layers")
+        raise ValueError(
+            f"expected a network of 2 dense layers, got {len(network.layers)}; "
+            f"run `dvc repro --force train`"
+        )
     return Weights(*weights), network.layers[0].activation.__name__
 
 
@@ -323,7 +329,7 @@ def _lines(model: onnx.ModelProto) -> list[str]:
     del plain.metadata_props[:]
     for tensor in plain.graph.initializer:
         tensor.raw_data = b""
-    return text_format.MessageToString(plain).splitlines()
+    return str(plain).splitlines()
 
 
 def check_weights(model: onnx.ModelProto, evidence: Evidence) -> Findings:
@@ -344,7 +350,7 @@ def check_weights(model: onnx.ModelProto, evidence: Evidence) -> Findings:
             where = tuple(int(i) for i in different[0])
             raise ValueError(
                 f"initializer {name}: {len(different):,} of {got.size:,} values differ from "
-                f"Keras', first at {where}: expected {expected[where]!r}, got {got[where]!r}"
+                f"Keras', first at {where}: expected {expected[where]:.9g}, got {got[where]:.9g}"
             )
     values = sum(weight.size for weight in weights)
     return Findings(
@@ -500,7 +506,7 @@ def prove(
         try:
             findings = level(model, evidence)
         except ValueError as error:
-            raise ValueError(f"level {name}: {error}") from None
+            raise ValueError(f"ONNX model refused, level {name}: {error}") from None
         figures |= findings.figures
         say(f"{name}: {findings.says}")
     return figures

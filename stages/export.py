@@ -24,7 +24,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -34,7 +34,7 @@ from fashion_mlp import engine
 from fashion_mlp.console import progress, run
 from fashion_mlp.dataset import load_split
 from fashion_mlp.files import replacing, write_json, write_text
-from fashion_mlp.params import Params, load_params
+from fashion_mlp.params import Dataset, File, Train, load_params
 from fashion_mlp.proof import (
     BATCH_SIZE,
     Evidence,
@@ -190,40 +190,62 @@ def check_bytes_inside(
     return sum(len(array) for array in images.values())
 
 
-def with_metadata(model: onnx.ModelProto, params: Params, accuracy: float, scaled: bool) -> None:
-    """Say inside the file what a consumer must know.
+def metadata(
+    dataset: Dataset,
+    files: Mapping[str, File],
+    validation_images: int,
+    train: Train,
+    accuracy: float,
+) -> dict[str, Any]:
+    """Gather what a consumer must know, whichever file he has.
 
-    `model_author`, `model_license` (onnx, docs/IR.md) and `Image.…` (docs/MetadataProps.md) are
-    ONNX's own keys; for the rest there is no standard.
+    `model_author` and `model_license` (onnx, docs/IR.md) are ONNX's own keys; for the rest there
+    is no standard.
+
+    Args:
+        dataset: names, shape, licence.
+        files: the raw data, by file name.
+        validation_images: held out from training.
+        train: the parameters that were trained with.
+        accuracy: on the test set.
+    """
+    return {
+        "class_names": dataset.classes.model_dump(),
+        "data_license": dataset.license,
+        "data_sha256": {name: file.sha256 for name, file in files.items()},
+        "dataset": dataset.name,
+        "image_shape": dataset.image_shape,
+        "model_author": "fashion-mlp",
+        "model_license": "MIT",
+        "test_accuracy": f"{accuracy:.{DIGITS}f}",
+        "train_params": train.model_dump(),
+        "validation_images": validation_images,
+    }
+
+
+def describe(model: onnx.ModelProto, known: Mapping[str, Any], scaled: bool) -> None:
+    """Write metadata into a model, with what its input must be.
 
     Args:
         model: changed in place.
-        params: all of params.yaml.
-        accuracy: on the test set.
+        known: from `metadata`.
         scaled: whether the model takes values in 0…1; bytes otherwise.
     """
-    height, width = params.dataset.image_shape
+    height, width = known["image_shape"]
     steps = f"{height}x{width} image, grey, light on dark, flattened row by row"
-    model.doc_string = f"{params.dataset.name} classifier, {height * width} pixels to probabilities"
-    metadata = {
+    model.doc_string = f"{known['dataset']} classifier, {height * width} pixels to probabilities"
+    entries = {
+        # onnx, docs/MetadataProps.md
         "Image.BitmapPixelFormat": "Gray8",
         "Image.NominalPixelRange": "Normalized_0_1" if scaled else "NominalRange_0_255",
-        "class_names": params.dataset.classes.model_dump(),
-        "data_license": params.dataset.license,
-        "data_sha256": {name: file.sha256 for name, file in params.fetch.files.items()},
-        "dataset": params.dataset.name,
-        "model_author": "fashion-mlp",
-        "model_license": "MIT",
+        **known,
         "preprocessing": f"{steps}, divided by 255" if scaled else f"{steps}, bytes as they are",
-        "test_accuracy": f"{accuracy:.{DIGITS}f}",
-        "train_params": params.train.model_dump(),
-        "validation_images": params.preprocess.validation_images,
     }
     helper.set_model_props(
         model,
         {
             key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            for key, value in metadata.items()
+            for key, value in sorted(entries.items())
         },
     )
 
@@ -259,23 +281,30 @@ def quantize(model: onnx.ModelProto, images: np.ndarray, path: Path) -> None:
         )
 
 
-def compare_int8(path: Path, evidence: Evidence, labels: np.ndarray) -> dict[str, float]:
-    """Measure what int8 costs on the test set.
+def int8_variant(model: onnx.ModelProto, evidence: Evidence, labels: np.ndarray) -> dict[str, Any]:
+    """Write the int8 variant and measure on the test set what it costs.
 
     Args:
-        path: the int8 model.
-        evidence: with Keras' answers.
+        model: the faithful one.
+        evidence: with the images and Keras' answers.
         labels: class numbers (n,).
 
     Returns:
         int8_test_accuracy, and int8_disagreement: the share of answers that differ from Keras'.
     """
-    classes = onnxruntime_predict(onnx.load(path))(evidence.images["test"], BATCH_SIZE).argmax(1)
+    path = INT8 / "fashion_mlp_int8.onnx"
+    quantize(model, np.asarray(evidence.images["train"][:CALIBRATION_IMAGES]), path)
+    predict = onnxruntime_predict(onnx.load(path))
+    classes = predict(evidence.images["test"], BATCH_SIZE).argmax(axis=1)
+    accuracy = float((classes == labels).mean())
+    disagreement = float((classes != evidence.keras["test"].argmax(axis=1)).mean())
+    say(
+        f"int8: {path}, {path.stat().st_size:,} bytes, test accuracy {accuracy:.4f}, "
+        f"{disagreement:.2%} of the answers differ from Keras'"
+    )
     return {
-        "int8_test_accuracy": round(float((classes == labels).mean()), DIGITS),
-        "int8_disagreement": round(
-            float((classes != evidence.keras["test"].argmax(axis=1)).mean()), DIGITS
-        ),
+        "int8_test_accuracy": round(accuracy, DIGITS),
+        "int8_disagreement": round(disagreement, DIGITS),
     }
 
 
@@ -292,21 +321,22 @@ def uncertified_csv(evidence: Evidence, names: list[str]) -> str:
 
 
 def write_test_data(folder: Path, images: np.ndarray, probabilities: np.ndarray) -> None:
-    """Write an input and its output in the layout of ONNX's backend tests.
+    """Write the first images and their outputs in the layout of ONNX's backend tests.
 
     Args:
         folder: replaced as a whole.
         images: float32 (n, pixels).
-        probabilities: float32 (n, classes), from the reference, so that no machine's rounding
-            is in the file.
+        probabilities: float64 (n, classes), the reference's, so that no machine's rounding is in
+            the file.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for name, kind, array in (
         ("image", "input", images),
         ("probabilities", "output", probabilities),
     ):
+        tensor = numpy_helper.from_array(np.asarray(array[:SAMPLE_IMAGES], np.float32), name)
         with replacing(folder / f"{kind}_0.pb") as temporary:
-            temporary.write_bytes(numpy_helper.from_array(array, name).SerializeToString())
+            temporary.write_bytes(tensor.SerializeToString())
 
 
 def write_model(path: Path, model: onnx.ModelProto) -> None:
@@ -318,9 +348,8 @@ def write_model(path: Path, model: onnx.ModelProto) -> None:
 def main() -> None:
     params = load_params()
     names = params.dataset.classes.en
-    splits = {
-        name: load_split(name, params.dataset.pixels, len(names)) for name in ("train", "test")
-    }
+    sizes = (params.dataset.pixels, len(names))
+    splits = {name: load_split(name, *sizes) for name in ("train", "test")}
     images = {name: split.images for name, split in splits.items()}
     labels = splits["test"].labels.argmax(axis=1)
     engine.start()
@@ -330,7 +359,7 @@ def main() -> None:
     network = load_network(MODEL, sizes)
     form = (params.export.opset, params.export.ir_version)
     checks = (params.export.tolerance, params.export.batch_sizes)
-    total = sum(map(len, images.values())) + len(checks[1]) * len(images["test"])
+    total = sum(map(len, images.values())) + len(checks[1]) * len(labels)
     with progress("export", total, "images") as bar:
         evidence, distance = gather(network, images, *form, *checks, bar.update)
     say(distance)
@@ -340,22 +369,14 @@ def main() -> None:
     figures["uint8_bit_identical"] = check_bytes_inside(model_uint8, model, images)
     say(f"uint8: bytes in, the same bits out on {figures['uint8_bit_identical']:,} images")
     shutil.rmtree(INT8, ignore_errors=True)
-    INT8.mkdir(parents=True)
+    INT8.mkdir(parents=True)  # empty by default: DVC wants every output to be there
     if params.export.int8:
-        path = INT8 / "fashion_mlp_int8.onnx"
-        quantize(model, np.asarray(images["train"][:CALIBRATION_IMAGES]), path)
-        figures |= compare_int8(path, evidence, labels)
-        say(
-            f"int8: {path}, {path.stat().st_size:,} bytes, test accuracy "
-            f"{figures['int8_test_accuracy']:.4f}, {figures['int8_disagreement']:.2%} of the "
-            f"answers differ from Keras'"
-        )
-    accuracy = float((evidence.keras["test"].argmax(axis=1) == labels).mean())
-    with_metadata(model, params, accuracy, scaled=True)
-    with_metadata(model_uint8, params, accuracy, scaled=False)
-    sample = slice(0, SAMPLE_IMAGES)
-    expected = evidence.bounds["test"].probabilities[sample].astype(np.float32)
-    write_test_data(TEST_DATA, np.asarray(images["test"][sample]), expected)
+        figures |= int8_variant(model, evidence, labels)
+    held_out, accuracy = params.preprocess.validation_images, evidence.accuracy("test", labels)
+    known = metadata(params.dataset, params.fetch.files, held_out, params.train, accuracy)
+    describe(model, known, scaled=True)
+    describe(model_uint8, known, scaled=False)
+    write_test_data(TEST_DATA, evidence.images["test"], evidence.bounds["test"].probabilities)
     write_text(UNCERTIFIED, uncertified_csv(evidence, names))
     write_model(ONNX_UINT8, model_uint8)
     write_model(ONNX, model)

@@ -139,8 +139,8 @@ def test_main_measures_what_keras_measures(work: Path, capsys: pytest.CaptureFix
     names = list(figures["per_class"])
     assert [line["predicted"] for line in lines] == [names[number] for number in answers]
     assert list(figures["train_examples"]) == ["0", "3"]
-    expected = f"evaluate: {TEST} test images, test_loss {loss:.4f}, test_accuracy {accuracy:.4f}\n"
-    assert capsys.readouterr().out == expected
+    expected = f"evaluate: {TEST} test images, test_loss {loss:.4f}, test_accuracy {accuracy:.4f}"
+    assert capsys.readouterr().out == f"{expected}; pictures in plots/\n"
 
 
 def test_main_names_the_classes_in_russian(work: Path, data: Data) -> None:

@@ -158,7 +158,7 @@ def test_main_refuses_a_model_that_differs_and_leaves_none(
     monkeypatch.setattr(stage, "convert", tampered)
     with pytest.raises(ValueError) as error:
         stage.main()
-    assert "onnx" in str(error.value).lower()
+    assert str(error.value).startswith("ONNX model refused, level ")
     assert not any(path.exists() for path in WRITTEN)
 
 
@@ -178,6 +178,6 @@ def test_main_refuses_a_network_of_three_layers(work: Path) -> None:
     layers = [keras.layers.Dense(CLASSES, activation="softmax") for _ in range(3)]
     network = keras.Sequential([keras.Input((PIXELS,)), *layers])
     save_network(network, stage.MODEL)
-    with pytest.raises(ValueError, match=r"models/fashion_mlp\.keras: expected "):
+    with pytest.raises(ValueError, match="expected a network of 2 dense layers, got 3"):
         stage.main()
     assert not any(path.exists() for path in WRITTEN)

@@ -175,7 +175,7 @@ def test_test_data_set_passes_onnx_own_runner(
     from onnxruntime.backend import backend
 
     export.write_model(tmp_path / "model.onnx", model)
-    expected = evidence.bounds["test"].probabilities[:4].astype(np.float32)
+    expected = evidence.bounds["test"].probabilities[:4]
     folder = tmp_path / "test_data_set_0"
     export.write_test_data(folder, evidence.images["test"][:4], expected[::order])
     where = ("fashion_mlp", None, str(tmp_path), None, None)
