@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from fashion_mlp.files import write_json
 from fashion_mlp.params import PARAMS_FILE
 
 PIPELINE = Path("dvc.yaml")
@@ -28,6 +30,7 @@ LOCK = Path("dvc.lock")
 # What a run leaves for the next one, and nobody else: not DVC's, not git's.
 STATE = Path(".run")
 ALONE = STATE / "lock"
+BY_HAND = STATE / "by_hand.json"  # MD5 of what stages wrote that DVC did not start
 ORPHAN_SECONDS = 0.5  # between looks at whether DVC still lives
 
 
@@ -67,6 +70,8 @@ def guarded(name: str) -> Iterator[None]:
                 f"{', '.join(changed)} changed while the stage ran, so nothing was recorded; "
                 f"`make` runs it with what is there now"
             )
+        if "DVC_STAGE" not in os.environ:
+            record(stage.outs)
 
 
 def read_stage(name: str) -> Stage | None:
@@ -139,13 +144,16 @@ def sweep(outs: list[Path]) -> None:
 def verify(paths: list[Path]) -> None:
     """Compare files with the MD5 that dvc.lock has for the stage that wrote them.
 
+    Or with what a stage that was run by hand wrote since: `python -m stages.preprocess`.
+
     Raises:
         ValueError: names the first that differs, and the command that heals.
         OSError: a file can't be read.
     """
-    expected = recorded()
+    expected, by_hand = recorded(), recorded_by_hand()
     for path in paths:
-        if str(path) in expected and md5(path) != expected[str(path)]:
+        good = {expected.get(str(path)), by_hand.get(str(path))}
+        if str(path) in expected and md5(path) not in good:
             raise ValueError(
                 f"{path}: damaged: expected MD5 {expected[str(path)]} (dvc.lock), got {md5(path)}; "
                 f"`make heal` removes what is damaged, in DVC's cache too, and makes it again"
@@ -163,6 +171,21 @@ def recorded() -> dict[str, str]:
         for out in stage.get("outs", [])
         if "md5" in out and not out["md5"].endswith(".dir")
     }
+
+
+def record(outs: list[Path]) -> None:
+    """Note the MD5 of what a stage wrote that DVC did not start, as DVC does in dvc.lock."""
+    known = recorded_by_hand() | {str(path): md5(path) for path in outs if path.is_file()}
+    write_json(BY_HAND, known)
+
+
+def recorded_by_hand() -> dict[str, str]:
+    """Read what `record` noted."""
+    try:
+        known: dict[str, str] = json.loads(BY_HAND.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known
 
 
 def used(stage: Stage) -> dict[str, Any]:

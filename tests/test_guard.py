@@ -79,3 +79,25 @@ def test_alone_waits_and_says_for_whom(project: Path) -> None:
         assert second.stderr is not None
         assert second.stderr.readline().startswith("second: waiting: stage first (process ")
     assert second.communicate()[0] == "in\n"
+
+
+def test_guarded_takes_what_a_stage_run_by_hand_wrote_but_not_its_damage(project: Path) -> None:
+    pipeline = yaml.safe_load(Path("dvc.yaml").read_text())
+    pipeline["stages"]["before"] = {"outs": ["data"]}
+    Path("dvc.yaml").write_text(yaml.safe_dump(pipeline))
+    with guarded("before"):
+        Path("data").write_bytes(b"new, with other parameters")
+    with guarded("train"):
+        pass
+    Path("data").write_bytes(b"new, with other parameterz")
+    with pytest.raises(ValueError, match="data: damaged"):
+        guarded("train").__enter__()
+
+
+def test_guarded_keeps_no_record_of_its_own_where_dvc_does(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", "train")
+    with guarded("train"):
+        Path("model").write_bytes(b"model")
+    assert not Path(".run/by_hand.json").exists()
