@@ -22,7 +22,7 @@ METRICS = Path("metrics")
 BRANCHES = ("main", "origin/main")  # in a clone that CI makes, only the second may exist
 # Whether more is better, by the whole last part of a key, else by its last word. Others may change.
 MORE_IS_BETTER = {
-    "within_tolerance": True,
+    "within_bound": True,
     **dict.fromkeys(["accuracy", "precision", "recall", "f1"], True),
     **dict.fromkeys(["agreement", "agreeing", "identical", "images"], True),
     **dict.fromkeys(["loss", "error", "tolerance"], False),

@@ -65,6 +65,7 @@ def train(
     network.compile(
         loss=params.loss, optimizer=make_optimizer(params.optimizer), metrics=["accuracy"]
     )
+    network.optimizer.build(network.trainable_variables)  # or Keras warns when it loads the file
     return network, history
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
         ("test_accuracy", 0.9, 0.99, (True, "better")),
         ("per_class.Bag.recall", 0.9, 0.1, (False, "WORSE")),
         ("expected_calibration_error", 0.0, 0.1, (False, "WORSE")),
-        ("within_tolerance", 70000, 69999, (False, "WORSE")),
+        ("within_bound", 70000, 69999, (False, "WORSE")),
         ("test_loss", 0.3, float("nan"), (False, "NOT A NUMBER")),
         ("test_loss", 0.3, float("-inf"), (False, "NOT A NUMBER")),
         ("test_loss", 0.3, None, (False, "NOT A NUMBER")),
