@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,7 @@ from checks.repro import processor
 from checks.sandbox import Sandbox
 
 EPOCHS = 80
+INTERRUPTED_EPOCHS = 400  # enough for three interrupts
 OPTIMIZERS = {
     "SGD": {"momentum": 0.9, "nesterov": True},
     "Adam": {},
@@ -44,8 +46,8 @@ OPTIMIZERS = {
 AIMS = ("fetch", "preprocess", "train", "train", "evaluate", "train", "export", "preprocess")
 MOST_IN_LAST = 4  # kills of a run in the last stage
 LONGEST = {
-    "fetch": 1.5,
-    "preprocess": 1.5,
+    "fetch": 0.5,
+    "preprocess": 0.6,
     "train": 12.0,
     "evaluate": 4.0,
     "export": 5.0,
@@ -222,21 +224,46 @@ def restarted_after(output: str) -> int:
 
 def interrupts(ctx: Ctx) -> list[Row]:
     """Ctrl-C in training: one line that names the epoch; `make` ends as if nothing was."""
-    undisturbed = settle(ctx, "SGD")
+    params = {"train__optimizer": optimizer("SGD"), "train__epochs": INTERRUPTED_EPOCHS}
     ctx.box.forget()
-    ctx.box.set(train__optimizer=optimizer("SGD"))
-    said = []
+    ctx.box.set(**params)
+    ctx.box.good("make")
+    undisturbed = ctx.box.results()
+    ctx.box.forget()
+    ctx.box.set(**params)
+    point, said = ctx.box.folder / ".run/train.npz", []
     for _ in range(3):
+        before = written(point)
         process = ctx.box.start("make")
-        wait_for(lambda: (ctx.box.folder / ".run/train.npz").exists(), process)
+        wait_for(partial(newer, point, before), process)
         time.sleep(ctx.random.uniform(0.0, 1.0))
-        os.killpg(process.pid, signal.SIGINT)
+        with suppress_gone():
+            os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate()
         said += re.findall(r"^train: interrupted; .*", output, re.MULTILINE)
-    output = ctx.box.good("make")
+    ctx.box.good("make")
     different = differing(ctx.box, undisturbed)
+    ctx.box.set(train__epochs=EPOCHS)
     good = len(said) == 3 and not different
-    return [Row("Ctrl-C while training", 3, f"`{said[-1]}`; {len(different)} differences", good)]
+    line = said[-1] if said else "nothing"
+    return [
+        Row(
+            "Ctrl-C while training",
+            3,
+            f"{len(said)} times `{line}`; {len(different)} differences",
+            good,
+        )
+    ]
+
+
+def written(path: Path) -> float:
+    """When a file was last written; 0 where there is none."""
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def newer(path: Path, than: float) -> bool:
+    """Whether a file was written after a time."""
+    return written(path) > than
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
