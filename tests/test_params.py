@@ -13,7 +13,7 @@ from tests.conftest import ROOT, edited, real_values
 
 VALUES = real_values()
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
-README_HINT = "is missing; add it (README, Parameters, lists every key)"
+README_HINT = "is missing; add it (`git show HEAD:params.yaml` has every key)"
 EXAMPLES = settings(max_examples=700, deadline=None, suppress_health_check=list(HealthCheck))
 
 

@@ -10,6 +10,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import yaml
+from PIL import Image
 
 from tests.conftest import ROOT, Data, edited, make_data, small_values, snapshot
 from tests.server import body, serving
@@ -115,7 +118,7 @@ def clone(
         )
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         (folder / "params.yaml").write_text(text, encoding="utf-8")
-        made.do("git", "init", "--quiet")
+        made.do("git", "init", "--quiet", "--initial-branch", "main")
         result = made.run("dvc", "repro")
         assert result.returncode == 0, result.stdout + result.stderr
         first_run |= {"out": result.stdout, "err": result.stderr}
@@ -252,7 +255,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "a missing key": (
         {"train.batch_size": ...},
         "train",
-        "params.yaml: train.batch_size is missing; add it (README, Parameters, lists every key)",
+        "params.yaml: train.batch_size is missing; add it (`git show HEAD:params.yaml` has every key)",
     ),
     "an unknown key": (
         {"preprocess.validation_image": 5},
@@ -321,3 +324,61 @@ def test_repro_runs_no_stage_for_what_no_stage_reads(clone: Clone) -> None:
     clone.params(**{"gate.tolerances.test_loss": 0.5})
     assert "Running stage" not in clone.do("dvc", "repro")
     clone.do("git", "checkout", "--quiet", ".")
+
+
+# What a test can't run as it stands: it needs this project's environment or serves for ever. That
+# the targets of `make` are there is tested; CI runs them.
+NOT_RUN = ("source ", "make", "python -m http.server")
+
+
+def documented_commands() -> list[str]:
+    """List the commands of README and docs, in their order: `$ ...` in blocks of `console`."""
+    texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *DOCS]]
+    blocks = [block for text in texts for block in re.findall(r"```console\n(.*?)```", text, re.S)]
+    return [line[2:] for block in blocks for line in block.splitlines() if line[:2] == "$ "]
+
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+
+
+def test_documented_commands_run(clone: Clone) -> None:
+    commands = [line for line in documented_commands() if not line.startswith(NOT_RUN)]
+    assert len(commands) > 5
+    image = np.load(clone.folder / "data/prepared/test_images.npy")[0].reshape(28, 28)
+    photo = Image.fromarray(np.uint8(255 - 255 * image)).resize((280, 280))
+    photo.save(clone.folder / "boot.png")
+    try:
+        for command in commands:
+            clone.do("bash", "-c", command)
+    finally:
+        clone.do("git", "clean", "--quiet", "--force", "boot.png", "dvc_plots")
+        clone.do("git", "checkout", "--quiet", ".")
+        clone.do("dvc", "checkout", "--quiet")
+
+
+def test_documented_make_targets_are_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
+    texts = [path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *DOCS]]
+    named = {name for text in texts for name in re.findall(r"`(?:sudo )?make ([a-z-]+)", text)}
+    assert named
+    assert named <= targets
+
+
+def test_readme_states_the_committed_figures() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    metrics = {
+        name: json.loads((ROOT / f"metrics/{name}.json").read_text(encoding="utf-8"))
+        for name in ("train", "evaluate", "export")
+    }
+    evaluate, export = metrics["evaluate"], metrics["export"]
+    for figure in (
+        f"| 0.8936 | {metrics['train']['train_accuracy']:.4f} |",
+        f"| 0.3051 | {metrics['train']['train_loss']:.4f} |",
+        f"**{evaluate['test_accuracy']:.4f}** | loss {evaluate['test_loss']:.4f};",
+        f"9, {evaluate['train_examples']['0']['probability']:.5f} |",
+        f"{export['argmax_agreement']:,} of {export['images']:,}",
+        f"{export['argmax_certified']:,} certified by a rounding bound, "
+        f"{export['argmax_listed']} listed",
+    ):
+        assert figure in readme
