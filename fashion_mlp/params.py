@@ -240,7 +240,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         OSError: the file can't be read.
     """
     try:
-        # BaseLoader's cousin: no tag of YAML can construct an object here.
+        # safe_load: no tag of YAML can construct an object here.
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         raise
@@ -264,7 +264,7 @@ def _explain(fault: ErrorDetails) -> str:
     key = ".".join(_show_key(part) for part in fault["loc"]) or "the whole file"
     kind, given = fault["type"], _show(fault.get("input"))
     if kind == "missing":
-        return f"{key} is missing; add it (README, Parameters, lists every key)"
+        return f"{key} is missing; add it (`git show HEAD:params.yaml` has every key)"
     if kind == "extra_forbidden":
         known = ", ".join(_known_keys(fault["loc"][:-1]))
         return f"{key} is unknown (value {given}); known here: {known}"
