@@ -255,7 +255,8 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "a missing key": (
         {"train.batch_size": ...},
         "train",
-        "params.yaml: train.batch_size is missing; add it (`git show HEAD:params.yaml` has every key)",
+        "params.yaml: train.batch_size is missing; add it (`git show HEAD:params.yaml` "
+        "has every key)",
     ),
     "an unknown key": (
         {"preprocess.validation_image": 5},
@@ -326,6 +327,61 @@ def test_repro_runs_no_stage_for_what_no_stage_reads(clone: Clone) -> None:
     clone.do("git", "checkout", "--quiet", ".")
 
 
+# Every knob, at a value that is not its default; the paper's learning rate gets the one that
+# DVC writes as `1e-05`, which YAML reads as text.
+KNOBS = {
+    "dataset.name": "Small",
+    "dataset.license": "none",
+    "fetch.timeout": 5,
+    "preprocess.validation_images": 20,
+    "train.seed": 7,
+    "train.hidden_units": 16,
+    "train.activation": "tanh",
+    "train.loss": "mean_squared_error",
+    "train.optimizer.name": "SGD",
+    "train.optimizer.learning_rate": "0.00001",
+    "train.optimizer.momentum": 0.9,
+    "train.optimizer.nesterov": "true",
+    "train.optimizer.weight_decay": 0.001,
+    "train.batch_size": 50,
+    "train.epochs": 2,
+    "train.steps_per_execution": 3,
+    "evaluate.language": "ru",
+    "evaluate.calibration_bins": 5,
+    "evaluate.examples": "[1,2]",
+    "export.opset": 17,
+    "export.ir_version": 9,
+    "export.tolerance": "0.00002",
+    "export.batch_sizes": "[3]",
+    "export.int8": "true",
+    "gate.tolerances.other": 0.1,
+}
+
+
+def test_exp_run_sets_every_knob(clone: Clone) -> None:
+    values = yaml.safe_load(clone.read("params.yaml"))
+    fixed = {"dataset.image_shape", "dataset.classes", "fetch.sources", "fetch.files"}
+    known = {".".join(path) for path in leaves(values)}
+    tolerances = {key for key in known if key.startswith("gate.")}
+    assert {key for key in known if key not in fixed} - tolerances <= set(KNOBS)
+    settings = [part for key, value in KNOBS.items() for part in ("-S", f"{key}={value}")]
+    clone.do("dvc", "exp", "run", "--temp", "--name", "knobs", *settings)
+    found = yaml.safe_load(clone.do("git", "show", "knobs:params.yaml"))
+    assert found["train"]["optimizer"]["learning_rate"] in ("1e-05", 1e-05)
+    metadata = clone.do("git", "show", "knobs:metrics/export.json")
+    assert "int8_test_accuracy" in metadata
+    assert "knobs" in clone.do("dvc", "exp", "show", "--csv")
+
+
+def leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of the keys that hold a value; classes, sources and files are one."""
+    if isinstance(values, dict) and path[-1:] not in (("classes",), ("files",)):
+        for key, value in values.items():
+            yield from leaves(value, (*path, key))
+    else:
+        yield path
+
+
 # What a test can't run as it stands: it needs this project's environment or serves for ever. That
 # the targets of `make` are there is tested; CI runs them.
 NOT_RUN = ("source ", "make", "python -m http.server")
@@ -345,7 +401,7 @@ def test_documented_commands_run(clone: Clone) -> None:
     commands = [line for line in documented_commands() if not line.startswith(NOT_RUN)]
     assert len(commands) > 5
     image = np.load(clone.folder / "data/prepared/test_images.npy")[0].reshape(28, 28)
-    photo = Image.fromarray(np.uint8(255 - 255 * image)).resize((280, 280))
+    photo = Image.fromarray((255 - 255 * image).astype(np.uint8)).resize((280, 280))
     photo.save(clone.folder / "boot.png")
     try:
         for command in commands:

@@ -124,10 +124,10 @@ def test_gather_refuses_another_network() -> None:
         proof.gather(network, {"test": make_images(1)}, *FORM, 1e-5, [])
 
 
-def test_keras_predict_drops_nan_where_onnxruntime_does_not(
+def test_nan_stays_nan_in_onnxruntime_and_in_keras_layer_by_layer(
     network: Any, model: onnx.ModelProto
 ) -> None:
-    """docs/proof.md tells consumers so; the day it changes, the text must too."""
+    """Not in Keras' predict, where layers are fused: docs/proof.md."""
     image = np.full((1, PIXELS), np.nan, np.float32)
     assert np.isnan(proof.onnxruntime_predict(model)(image, 1)).all()
     assert np.isnan(np.asarray(network(image, training=False))).all()
