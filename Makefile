@@ -55,8 +55,8 @@ report: repro  ## write report.html: the last run in one file, to look at and to
 	@python -m report
 
 test: $(INSTALLED)  ## run the tests (under 5 minutes)
-	@echo "make: pytest"
-	python -m pytest
+	@echo "make: pytest, two files at a time"
+	python -m pytest -n 2 --dist loadfile
 
 page: $(INSTALLED)  ## make consumers/web a whole page (needs Node's npm, and `make` before)
 	@command -v npm >/dev/null || {

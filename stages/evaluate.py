@@ -27,7 +27,7 @@ from sklearn.metrics import (
 )
 
 from fashion_mlp import engine, paper, pictures
-from fashion_mlp.console import run
+from fashion_mlp.console import progress, run
 from fashion_mlp.dataset import Split, load_split
 from fashion_mlp.files import write_json, write_text
 from fashion_mlp.params import Params, load_params
@@ -40,6 +40,7 @@ METRICS = Path("metrics/evaluate.json")
 CONFUSION = Path("plots/confusion.csv")
 HISTORY = Path("plots/history.csv")
 PICTURES = Path("plots")
+PICTURE_COUNT = 9
 WHITE = 255  # the byte that preprocess makes 1
 BATCH_SIZE = 1000
 DIGITS = 6
@@ -217,7 +218,11 @@ def draw(
         images, labels = split.images[numbers], split.labels[numbers].argmax(axis=1)
         return pictures.Answers(images.reshape(-1, *shape), labels, rows, numbers)
 
+    bar = progress("evaluate", PICTURE_COUNT, "pictures")
+
     def path(name: str) -> Path:
+        """Name the next picture's file."""
+        bar.update()
         return PICTURES / f"{name}.png"
 
     first = list(range(min(pictures.MOST_TILES, len(train.images))))
@@ -251,6 +256,7 @@ def draw(
     pictures.averages(path("averages"), language, class_averages(train, shape), names)
     hidden, outputs = (layer.get_weights()[0] for layer in network.layers)
     pictures.hidden_units(path("hidden_units"), language, (hidden, outputs), shape, names)
+    bar.close()
 
 
 def main() -> None:

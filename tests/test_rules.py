@@ -18,7 +18,7 @@ STAGES = ("fetch", "preprocess", "train", "evaluate", "export")
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 
 # Declared dependencies that nothing imports: programs, and stubs that mypy reads.
-PROGRAMS = {"dvc", "mypy", "ruff", "types-pyyaml", "types-tqdm", "uv"}
+PROGRAMS = {"dvc", "mypy", "pytest-xdist", "ruff", "types-pyyaml", "types-tqdm", "uv"}
 # Parts of a package that come with it, at a version that it pins.
 PARTS = {"pydantic-core": "pydantic"}
 
