@@ -430,7 +430,7 @@ def test_readme_states_the_committed_figures() -> None:
     for figure in (
         f"| 0.8936 | {metrics['train']['train_accuracy']:.4f} |",
         f"| 0.3051 | {metrics['train']['train_loss']:.4f} |",
-        f"**{evaluate['test_accuracy']:.4f}** | loss {evaluate['test_loss']:.4f};",
+        f"**{evaluate['test_accuracy']:.4f}** | loss {evaluate['test_loss']:.4f} |",
         f"9, {evaluate['train_examples']['0']['probability']:.5f} |",
         f"{export['argmax_agreement']:,} of {export['images']:,}",
         f"{export['argmax_certified']:,} certified by a rounding bound, "
