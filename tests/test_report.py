@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from fashion_mlp import paper
 from report import __main__ as report
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 
 
 @pytest.fixture
@@ -152,24 +149,6 @@ def test_main_says_what_is_wrong_and_writes_nothing(
 
 def test_last_epoch_of_the_paper_is_its_hundredth() -> None:
     assert paper.LAST_EPOCHS[-1] == (100, 0.3051, 0.8936)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.fail(
-            f"{CHROMIUM} is missing: apt-get install chromium, or CHROMIUM=/path/to/chromium"
-        )
-    with sync_playwright() as playwright:
-        # No sandbox: root in a container can't have one. The rest keeps Chromium off the network.
-        arguments = [
-            "--no-sandbox",
-            "--disable-background-networking",
-            "--disable-component-update",
-        ]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 def open_offline(browser: Browser, path: Path, width: int, scheme: Any = "light") -> Page:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import functools
 import json
-import os
 import re
 import subprocess
 import threading
@@ -22,7 +21,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from consumers.python import predict
 from tests.photos import all_photos, encoded, photo, png_chunks, refused_photos
@@ -30,9 +29,6 @@ from tests.photos import all_photos, encoded, photo, png_chunks, refused_photos
 pytestmark = pytest.mark.web
 
 WEB = Path("consumers/web")
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 PHOTOS = all_photos()
 REFUSED = refused_photos()
 OUTLINE = [(0.35, 0.15), (0.15, 0.3), (0.22, 0.45), (0.32, 0.38), (0.32, 0.85), (0.68, 0.85)]
@@ -54,14 +50,6 @@ def address() -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/web/"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 Opener = Callable[..., Page]
