@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +16,57 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fashion_mlp.dataset import Split
 from fashion_mlp.files import replacing
 
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that the zip format can state
 
 
-@tf.custom_gradient
-def portable_matmul(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+def portable_matmul(inputs: tf.Tensor, kernel: tf.Tensor, precision: str) -> tf.Tensor:
     """Multiply as `tf.matmul` does, with gradients that are plain products too.
 
     TensorFlow's own gradient asks for a product with its left side transposed, which XLA gives
     to another library, whose order of adding depends on the processor and on the threads. Here
-    the transposition is an operation of its own.
+    the transposition is an operation of its own. (Not of `upstream`, which is smaller: products
+    of fewer than 64 rows are added up in an order that depends on the threads.)
 
     Args:
         inputs: float32 (batch, n).
         kernel: float32 (n, units).
+        precision: float32, or bfloat16: the factors are rounded to it, the sums are float32.
 
     Returns:
-        float32 (batch, units), and the function that gives the gradients.
+        float32 (batch, units).
     """
 
-    def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        by_inputs = tf.matmul(upstream, kernel, transpose_b=True)
-        by_kernel = tf.matmul(tf.transpose(inputs), upstream)
-        return by_inputs, by_kernel
+    def product(left: tf.Tensor, right: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
+        left, right = (tf.cast(factor, precision) for factor in (left, right))
+        return tf.raw_ops.BatchMatMulV3(x=left, y=right, Tout=inputs.dtype, adj_y=transpose_b)
 
-    return tf.matmul(inputs, kernel), gradients
+    @tf.custom_gradient
+    def multiply(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            by_inputs = product(upstream, kernel, transpose_b=True)
+            by_kernel = product(tf.transpose(inputs), upstream)
+            return by_inputs, by_kernel
+
+        return product(inputs, kernel), gradients
+
+    return multiply(inputs, kernel)
 
 
 class PortableDense(keras.layers.Dense):
     """`Dense` whose weight gradient has the same bits on every processor."""
 
+    def __init__(self, *args: Any, precision: str = "float32", **options: Any) -> None:
+        """Take what `Dense` takes, and the `precision` of `portable_matmul`'s factors."""
+        super().__init__(*args, **options)
+        self.precision = precision
+
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Map float32 (batch, n) to (batch, units)."""
-        outputs = portable_matmul(inputs, tf.convert_to_tensor(self.kernel)) + self.bias
-        return self.activation(outputs)
+        kernel = tf.convert_to_tensor(self.kernel)
+        return self.activation(portable_matmul(inputs, kernel, self.precision) + self.bias)
 
 
 def build_network(
@@ -59,7 +74,7 @@ def build_network(
     hidden_units: int,
     activation: str,
     classes: int,
-    dense: type[keras.layers.Dense] = keras.layers.Dense,
+    dense: Callable[..., keras.layers.Dense] = keras.layers.Dense,
 ) -> keras.Sequential:
     """Build the paper's network: pixels -> hidden units -> classes.
 
@@ -80,34 +95,41 @@ def build_network(
     )
 
 
-class ResidentTrainer(keras.Model):
-    """Trains a network on arrays that stay in memory as tensors, many batches a compiled call.
+class Trainer(keras.Model):
+    """Trains a network many batches a compiled call.
 
     Keras' `fit` hands one batch at a time from Python to TensorFlow. Here a step of `fit` is a
-    table of image numbers (batches, batch size): the compiled step gathers each batch from the
-    resident tensors and takes one step of the optimizer for each row. What it computes is what
-    Keras' own `train_step` does; see "Customizing what happens in fit()" in Keras' guides.
+    table of batches, and the compiled step takes one step of the optimizer for each. What it
+    computes is what Keras' own `train_step` does; see "Customizing what happens in fit()" in
+    Keras' guides.
+
+    The images stay in memory as tensors, and a table has their numbers, int32 (batches, batch
+    size); or the table brings them: float32 (batches, batch size, pixels), and labels likewise.
     """
 
-    def __init__(self, network: keras.Sequential, images: np.ndarray, labels: np.ndarray) -> None:
-        """Keep `images` float32 (n, pixels) and `labels` float32 (n, classes)."""
-        super().__init__(name="resident_trainer")
+    def __init__(self, network: keras.Sequential, resident: Split | None) -> None:
+        """Train `network` on the `resident` images, or on those that come."""
+        super().__init__(name="trainer")
         self.network = network
-        self.images = tf.constant(images)
-        self.labels = tf.constant(labels)
+        self.resident = resident and Split(*map(tf.constant, resident))
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Map float32 (batch, pixels) to (batch, classes)."""
         return self.network(inputs, training=training)
 
-    def train_step(self, numbers: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Take a step of the optimizer for each row of `numbers`, int32 (batches, batch size)."""
+    def train_step(self, table: tf.Tensor | tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Take a step of the optimizer for each batch of `table`."""
 
         def one_batch(row: tf.Tensor) -> tuple[tf.Tensor]:
-            self._learn(tf.gather(self.images, numbers[row]), tf.gather(self.labels, numbers[row]))
+            if self.resident:
+                images, labels = (tf.gather(array, table[row]) for array in self.resident)
+            else:
+                images, labels = (array[row] for array in table)
+            self._learn(images, labels)
             return (row + 1,)
 
-        tf.while_loop(lambda row: row < tf.shape(numbers)[0], one_batch, (tf.constant(0),))
+        batches = tf.shape(table if self.resident else table[0])[0]
+        tf.while_loop(lambda row: row < batches, one_batch, (tf.constant(0),))
         return self.get_metrics_result()
 
     def _learn(self, images: tf.Tensor, labels: tf.Tensor) -> None:

@@ -192,6 +192,7 @@ class Train(Section):
     optimizer: Optimizer
     batch_size: Annotated[Int, Field(ge=1)]
     epochs: Annotated[Int, Field(ge=1)]
+    precision: Literal["float32", "bfloat16"]
     steps_per_execution: Annotated[Int, Field(ge=1)]
 
 

@@ -14,9 +14,16 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fashion_mlp import engine
 from fashion_mlp.console import progress, run
@@ -27,11 +34,19 @@ from fashion_mlp.restart import History, Restart, identity
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
 MODEL = Path("models/fashion_mlp.keras")
 METRICS = Path("metrics/train.json")
 HISTORY = Path("plots/history.csv")
 RESTART = Path(".run/train.npz")
+# Images that take more than this share of memory are read from their file, batch by batch.
+MEMORY_SHARE = 0.4
+MEMORY_LIMITS = (resource.RLIMIT_DATA, resource.RLIMIT_AS)
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),  # version 2; a container's own
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),  # version 1
+)
 DIGITS = 6  # of a loss or an accuracy; float32 carries no more
 
 
@@ -94,19 +109,14 @@ def learn(
         The trained network, of `PortableDense` layers, and Keras' history.
     """
     import keras
-    import tensorflow as tf
 
-    from fashion_mlp.network import (
-        PortableDense,
-        ResidentTrainer,
-        build_network,
-        shuffled_batches,
-        tables_per_epoch,
-    )
+    from fashion_mlp.network import PortableDense, Trainer, build_network, tables_per_epoch
 
     keras.utils.set_random_seed(params.seed)
-    learner = build_network(*network_shape(params, split), dense=PortableDense)
-    trainer = ResidentTrainer(learner, split.images, split.labels)
+    dense = partial(PortableDense, precision=params.precision)
+    learner = build_network(*network_shape(params, split), dense=dense)
+    resident = split.images.nbytes <= MEMORY_SHARE * memory_limit()
+    trainer = Trainer(learner, split if resident else None)
     trainer.compile(
         loss=params.loss,
         optimizer=make_optimizer(params.optimizer),
@@ -120,12 +130,8 @@ def learn(
         callbacks = [*callbacks, restart.callback(trainer)]
         done = restart.epochs
     batching = (len(split.images), params.batch_size, params.steps_per_execution)
-    tables = tf.data.Dataset.from_generator(
-        lambda: shuffled_batches(*batching, params.seed, done),
-        output_signature=tf.TensorSpec((None, None), tf.int32),
-    )
     history = trainer.fit(
-        tables,
+        tables(split, resident, *batching[1:], params.seed, done),
         steps_per_epoch=tables_per_epoch(*batching),
         epochs=params.epochs,
         initial_epoch=done,
@@ -136,6 +142,46 @@ def learn(
         verbose=0,
     )
     return learner, restart.history if restart else history.history
+
+
+def tables(
+    split: Split,
+    resident: bool,
+    batch_size: int,
+    steps_per_execution: int,
+    seed: int,
+    first_epoch: int,
+) -> tf.data.Dataset:
+    """Make the tables of batches that `Trainer` takes, of numbers or of images, without end."""
+    import tensorflow as tf
+
+    from fashion_mlp.network import shuffled_batches
+
+    def numbers() -> Iterator[np.ndarray]:
+        return shuffled_batches(
+            len(split.images), batch_size, steps_per_execution, seed, first_epoch
+        )
+
+    if resident:
+        return tf.data.Dataset.from_generator(
+            numbers, output_signature=tf.TensorSpec((None, None), tf.int32)
+        )
+    return tf.data.Dataset.from_generator(
+        lambda: ((split.images[table], split.labels[table]) for table in numbers()),
+        output_signature=tuple(
+            tf.TensorSpec((None, None, array.shape[1]), tf.float32) for array in split
+        ),
+    ).prefetch(1)
+
+
+def memory_limit() -> int:
+    """Say how many bytes this process may use: the machine's, or less where a limit is set."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits += [soft for soft, _ in map(resource.getrlimit, MEMORY_LIMITS) if soft >= 0]
+    for path in CGROUP_LIMITS:
+        with suppress(OSError, ValueError):  # no such group, or the word `max`
+            limits.append(int(path.read_text()))
+    return min(limits)
 
 
 def make_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:

@@ -35,6 +35,7 @@ def settings(name: str, epochs: int = 4) -> Train:
         optimizer=Optimizer(name=name, learning_rate=0.01, **options),  # type: ignore[arg-type]
         batch_size=16,
         epochs=epochs,
+        precision="float32",
         steps_per_execution=4,
     )
 

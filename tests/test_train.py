@@ -143,6 +143,34 @@ def test_learn_gives_the_same_bits_for_any_steps_per_execution(
     assert bits(network.get_weights()) == bits(paper)
 
 
+def test_learn_from_the_file_gives_the_same_bits_as_from_memory(
+    paper: list[np.ndarray], train_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "memory_limit", lambda: train_split.images.nbytes)
+    network, _ = learn(settings(), train_split, empty(), [])
+    assert bits(network.get_weights()) == bits(paper)
+
+
+def test_memory_limit_is_the_lowest_that_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, unlimited = tmp_path / "limit", tmp_path / "unlimited"
+    limit.write_text("123456\n")
+    unlimited.write_text("max\n")
+    monkeypatch.setattr(stage, "CGROUP_LIMITS", (unlimited, tmp_path / "missing"))
+    assert stage.memory_limit() > 1e9
+    monkeypatch.setattr(stage, "CGROUP_LIMITS", (unlimited, tmp_path / "missing", limit))
+    assert stage.memory_limit() == 123456
+
+
+def test_learn_in_bfloat16_ends_near_float32(paper: list[np.ndarray], train_split: Split) -> None:
+    network, _ = learn(settings(**{"train.precision": "bfloat16"}), train_split, empty(), [])
+    assert bits(network.get_weights()) != bits(paper)
+    for got, expected in zip(network.get_weights(), paper, strict=True):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-2)
+
+
 def test_learn_depends_on_the_seed(paper: list[np.ndarray], train_split: Split) -> None:
     network, _ = learn(settings(**{"train.seed": 1}), train_split, empty(), [])
     assert bits(network.get_weights()) != bits(paper)
