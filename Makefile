@@ -25,7 +25,7 @@ endef
 CONSUMERS := consumers/.venv/.installed
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard consumers/*/package-lock.json))
 
-.PHONY: help repro heal report test test-web test-consumers page lint format lock \
+.PHONY: help repro recipe heal report test test-web test-consumers page lint format lock \
 	check-repro check-portable check-lock gate mutations torture bench \
 	conformance conformance-tools clean
 
@@ -45,6 +45,17 @@ repro: $(INSTALLED)  ## run what is not up to date of the pipeline (plain `make`
 	  if (( status > 128 && status < 255 )) || ! python -m checks.heal --quiet; then exit $$status; fi
 	  dvc repro
 	}
+
+recipe: $(INSTALLED)  ## run recipes/NAME.txt as a DVC experiment of that name, e.g. NAME=quick
+	@if [ ! -f "recipes/$(NAME).txt" ]; then
+	  echo "make: no recipes/$(NAME).txt; there are: $(basename $(notdir $(wildcard recipes/*.txt)))" >&2
+	  exit 1
+	fi
+	$(ALONE)
+	# In a folder of its own, so that this one's files stay as they are.
+	dvc exp run --temp --force --name "$(NAME)$(if $(SEED),-seed$(SEED))" \
+	  $$(grep -v '^#' "recipes/$(NAME).txt") $(if $(SEED),-S train.seed=$(SEED))
+	dvc metrics diff --no-path HEAD "$(NAME)$(if $(SEED),-seed$(SEED))"
 
 heal: $(INSTALLED)  ## remove damaged files, here and in DVC's cache, and make them again
 	@$(ALONE)

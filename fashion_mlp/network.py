@@ -9,6 +9,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,79 @@ def build_network(
     )
 
 
+def build_learner(
+    pixels: int,
+    hidden_units: int,
+    activation: str,
+    classes: int,
+    precision: str = "float32",
+    moments: tuple[np.ndarray, np.ndarray] | None = None,
+    dropout: float = 0.0,
+) -> keras.Sequential:
+    """Build the network as it learns: `build_network`'s layers, and what only training has.
+
+    Args:
+        pixels: as in `build_network`.
+        hidden_units: as in `build_network`.
+        activation: as in `build_network`.
+        classes: as in `build_network`.
+        precision: of the matrix products' factors, see `portable_matmul`.
+        moments: each pixel's mean and variance, float32 (pixels,), where it is to learn from
+            standardized pixels; see `learnt_weights`.
+        dropout: share of the hidden units left out.
+    """
+    dense = partial(PortableDense, precision=precision)
+    network = build_network(pixels, hidden_units, activation, classes, dense)
+    inputs, (hidden, probabilities) = network.inputs[0], network.layers
+    layers = [hidden, probabilities]
+    if moments:
+        mean, variance = moments
+        layers.insert(0, keras.layers.Normalization(mean=mean, variance=variance))
+    if dropout:
+        layers.insert(-1, keras.layers.Dropout(dropout))
+    return keras.Sequential([keras.Input(inputs.shape[1:], name=inputs.name), *layers])
+
+
+def learnt_weights(learner: keras.Sequential) -> list[np.ndarray]:
+    """Take the weights for `build_network` from a learner: both compute the same function.
+
+    Standardizing, x -> (x - mean) / deviation, is linear, and becomes part of the first layer.
+
+    Returns:
+        float32 arrays, as `Model.get_weights` lists them: (pixels, hidden units), (hidden
+        units,), (hidden units, classes), (classes,).
+    """
+    kernel, bias, *rest = (np.asarray(variable) for variable in learner.trainable_variables)
+    first = learner.layers[0]
+    if isinstance(first, keras.layers.Normalization):
+        mean = np.asarray(first.mean, np.float64)[0]
+        deviation = np.sqrt(np.maximum(np.asarray(first.variance, np.float64)[0], 1e-14))
+        folded = kernel / deviation[:, np.newaxis]
+        kernel, bias = folded.astype(np.float32), (bias - mean @ folded).astype(np.float32)
+    return [kernel, bias, *rest]
+
+
+class Flip:
+    """Mirrors every other image, left to right, by chance, anew at each step.
+
+    What it draws depends on the seed and the number of the step alone, so that a training run
+    that was killed goes on with what it would have drawn.
+    """
+
+    def __init__(self, seed: int, image_shape: tuple[int, int]) -> None:
+        """Take params.yaml's seed, and the height and width of an image in pixels."""
+        self.seed = seed
+        self.image_shape = image_shape
+
+    def __call__(self, images: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Map float32 (batch, pixels) to the same shape; `step` is an int64 scalar."""
+        count = tf.shape(images)[0]
+        seed = tf.stack([tf.constant(self.seed, tf.int64), step])
+        chosen = tf.random.stateless_uniform((count, 1), seed) < 0.5
+        mirrored = tf.reverse(tf.reshape(images, (count, *self.image_shape)), [2])
+        return tf.where(chosen, tf.reshape(mirrored, tf.shape(images)), images)
+
+
 class Trainer(keras.Model):
     """Trains a network many batches a compiled call.
 
@@ -107,10 +181,16 @@ class Trainer(keras.Model):
     size); or the table brings them: float32 (batches, batch size, pixels), and labels likewise.
     """
 
-    def __init__(self, network: keras.Sequential, resident: Split | None) -> None:
+    def __init__(
+        self,
+        network: keras.Sequential,
+        resident: Split | None,
+        flip: Flip | None = None,
+    ) -> None:
         """Train `network` on the `resident` images, or on those that come."""
         super().__init__(name="trainer")
         self.network = network
+        self.flip = flip
         self.resident = resident and Split(*map(tf.constant, resident))
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -125,6 +205,8 @@ class Trainer(keras.Model):
                 images, labels = (tf.gather(array, table[row]) for array in self.resident)
             else:
                 images, labels = (array[row] for array in table)
+            if self.flip:
+                images = self.flip(images, tf.cast(self.optimizer.iterations, tf.int64))
             self._learn(images, labels)
             return (row + 1,)
 

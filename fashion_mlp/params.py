@@ -163,6 +163,7 @@ class Optimizer(Section):
     momentum: Annotated[Float, Field(ge=0, le=1)]
     nesterov: bool
     weight_decay: Annotated[Float, Field(ge=0)]
+    schedule: Literal["constant", "cosine"]
 
     @model_validator(mode="after")
     def _options_known(self) -> Optimizer:
@@ -178,7 +179,9 @@ class Optimizer(Section):
     def options(self) -> dict[str, float | bool]:
         """The options that are set, as the optimizer's constructor takes them."""
         return {
-            key: value for key, value in self if key != "name" and value is not False and value != 0
+            key: value
+            for key, value in self
+            if key not in ("name", "schedule") and value is not False and value != 0
         }
 
 
@@ -192,6 +195,9 @@ class Train(Section):
     optimizer: Optimizer
     batch_size: Annotated[Int, Field(ge=1)]
     epochs: Annotated[Int, Field(ge=1)]
+    standardize: bool
+    dropout: Annotated[Float, Field(ge=0, lt=1)]
+    flip: bool
     precision: Literal["float32", "bfloat16"]
     steps_per_execution: Annotated[Int, Field(ge=1)]
 

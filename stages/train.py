@@ -18,7 +18,6 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +46,13 @@ CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),  # version 2; a container's own
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),  # version 1
 )
+PIXEL_NOISE = 0.1  # of a pixel's 0…1; chosen on validation images (docs/accuracy.md)
+CHUNK = 10_000  # images read at a time
 DIGITS = 6  # of a loss or an accuracy; float32 carries no more
 
 
 def train(
-    params: Train, split: Split, validation: Split, restart: Restart
+    params: Train, split: Split, validation: Split, restart: Restart, image_shape: tuple[int, int]
 ) -> tuple[keras.Sequential, History]:
     """Build and train the network.
 
@@ -60,6 +61,7 @@ def train(
         split: images float32 (n, pixels) and one-hot labels float32 (n, classes) to learn from.
         validation: the same, to measure after each epoch; may be empty.
         restart: the point to go on from, if there is one, and to write after each epoch.
+        image_shape: height and width of an image, in pixels.
 
     Returns:
         The trained network, compiled, and Keras' history: a list of values by metric.
@@ -67,16 +69,16 @@ def train(
     Raises:
         KeyboardInterrupt: someone interrupted it; the text says where training goes on.
     """
-    from fashion_mlp.network import build_network
+    from fashion_mlp.network import build_network, learnt_weights
 
     network = build_network(*network_shape(params, split))
     network.summary()
     callbacks = [epoch_progress(params.epochs, restart.epochs)]
     try:
-        learner, history = learn(params, split, validation, callbacks, restart)
+        learner, history = learn(params, split, validation, callbacks, restart, image_shape)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"`make` goes on with epoch {restart.epochs + 1}") from None
-    network.set_weights(learner.get_weights())
+    network.set_weights(learnt_weights(learner))
     network.compile(
         loss=params.loss, optimizer=make_optimizer(params.optimizer), metrics=["accuracy"]
     )
@@ -95,6 +97,7 @@ def learn(
     validation: Split,
     callbacks: list[keras.callbacks.Callback],
     restart: Restart | None = None,
+    image_shape: tuple[int, int] = (0, 0),
 ) -> tuple[keras.Sequential, History]:
     """Train a network whose weights have the same bits on every processor.
 
@@ -104,22 +107,28 @@ def learn(
         validation: as in `train`.
         callbacks: as Keras' `fit` takes them.
         restart: as in `train`; None starts from nothing and keeps nothing.
+        image_shape: as in `train`; params.flip needs it.
 
     Returns:
-        The trained network, of `PortableDense` layers, and Keras' history.
+        The network that learnt, see `build_learner`, and Keras' history.
     """
     import keras
 
-    from fashion_mlp.network import PortableDense, Trainer, build_network, tables_per_epoch
+    from fashion_mlp.network import Flip, Trainer, build_learner, tables_per_epoch
 
     keras.utils.set_random_seed(params.seed)
-    dense = partial(PortableDense, precision=params.precision)
-    learner = build_network(*network_shape(params, split), dense=dense)
+    moments = pixel_moments(split.images) if params.standardize else None
+    learner = build_learner(
+        *network_shape(params, split), params.precision, moments, params.dropout
+    )
+    flip = Flip(params.seed, image_shape) if params.flip else None
     resident = split.images.nbytes <= MEMORY_SHARE * memory_limit()
-    trainer = Trainer(learner, split if resident else None)
+    trainer = Trainer(learner, split if resident else None, flip)
+    batching = (len(split.images), params.batch_size, params.steps_per_execution)
+    steps = params.epochs * -(-len(split.images) // params.batch_size)
     trainer.compile(
         loss=params.loss,
-        optimizer=make_optimizer(params.optimizer),
+        optimizer=make_optimizer(params.optimizer, steps),
         metrics=["accuracy"],
         jit_compile=True,
     )
@@ -129,7 +138,6 @@ def learn(
         restart.restore(trainer)
         callbacks = [*callbacks, restart.callback(trainer)]
         done = restart.epochs
-    batching = (len(split.images), params.batch_size, params.steps_per_execution)
     history = trainer.fit(
         tables(split, resident, *batching[1:], params.seed, done),
         steps_per_epoch=tables_per_epoch(*batching),
@@ -184,12 +192,37 @@ def memory_limit() -> int:
     return min(limits)
 
 
-def make_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:
-    """Make the Keras optimizer that params.yaml names, with the options that are set there."""
+def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute each pixel's mean and variance over float32 (n, pixels).
+
+    Returns:
+        float32 (pixels,) twice. The variance is that of the pixel plus `PIXEL_NOISE`'s, or pixels
+        that are nearly always empty would count more than any other.
+    """
+    total = np.zeros((2, images.shape[1]))
+    for first in range(0, len(images), CHUNK):
+        chunk = images[first : first + CHUNK].astype(np.float64)
+        total += chunk.sum(axis=0), (chunk**2).sum(axis=0)
+    mean, square = total / len(images)
+    return mean.astype(np.float32), (square - mean**2 + PIXEL_NOISE**2).astype(np.float32)
+
+
+def make_optimizer(optimizer: Optimizer, steps: int | None = None) -> keras.optimizers.Optimizer:
+    """Make the Keras optimizer that params.yaml names, with the options that are set there.
+
+    Args:
+        optimizer: the section `train.optimizer`.
+        steps: of the whole training, for a schedule; None leaves the learning rate constant.
+    """
     import keras
 
+    options: dict[str, Any] = dict(optimizer.options)
+    if steps and optimizer.schedule == "cosine":
+        options["learning_rate"] = keras.optimizers.schedules.CosineDecay(
+            optimizer.learning_rate, steps
+        )
     # Named, as Keras would count the optimizers of the process, and the file would say so.
-    return getattr(keras.optimizers, optimizer.name)(**optimizer.options, name=optimizer.name)
+    return getattr(keras.optimizers, optimizer.name)(**options, name=optimizer.name)
 
 
 def epoch_progress(epochs: int, done: int) -> keras.callbacks.Callback:
@@ -239,7 +272,7 @@ def main() -> None:
     engine.start()
     data = [prepared_path(*of) for of in product(("train", "validation"), ("images", "labels"))]
     restart = Restart(RESTART, identity(params.train.model_dump(), data, [Path(__file__)]))
-    network, history = train(params.train, split, validation, restart)
+    network, history = train(params.train, split, validation, restart, params.dataset.image_shape)
     figures = metrics(history)
 
     from fashion_mlp.network import save_network

@@ -129,6 +129,41 @@ def test_portable_matmul_has_the_gradients_of_matmul(
             assert np.abs(ours.numpy() / theirs.numpy() - 1).max() > 1e-4
 
 
+@pytest.mark.parametrize("standardized", [False, True])
+def test_learnt_weights_compute_what_the_learner_computes(
+    images: np.ndarray, standardized: bool
+) -> None:
+    from fashion_mlp.network import build_learner, build_network, learnt_weights, probabilities
+
+    shape = (images.shape[1], 16, "relu", 10)
+    moments = (images.mean(axis=0), images.var(axis=0) + 0.01) if standardized else None
+    learner = build_learner(*shape, moments=moments, dropout=0.5)
+    network = build_network(*shape)
+    network.set_weights(learnt_weights(learner))
+    expected = probabilities(learner, images, 100)
+    np.testing.assert_allclose(probabilities(network, images, 100), expected, atol=1e-6)
+    assert [type(layer).__name__ for layer in network.layers] == ["Dense", "Dense"]
+
+
+def test_flip_mirrors_about_half_of_the_images_anew_at_each_step() -> None:
+    import tensorflow as tf
+
+    from fashion_mlp.network import Flip
+
+    images = np.random.default_rng(0).random((400, 6), np.float32)
+    mirrored = images.reshape(400, 2, 3)[:, :, ::-1].reshape(400, 6)
+    flip = Flip(42, (2, 3))
+    chosen = []
+    for step in (0, 1):
+        got = flip(tf.constant(images), tf.constant(step, tf.int64)).numpy()
+        chosen.append((got == mirrored).all(axis=1))
+        assert np.array_equal(got, np.where(chosen[-1][:, np.newaxis], mirrored, images))
+        assert 150 < chosen[-1].sum() < 250
+        again = Flip(42, (2, 3))(tf.constant(images), tf.constant(step, tf.int64)).numpy()
+        assert np.array_equal(again, got)
+    assert not np.array_equal(*chosen)
+
+
 @given(
     images=st.integers(1, 200),
     batch_size=st.integers(1, 60),

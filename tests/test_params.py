@@ -104,8 +104,9 @@ def test_load_params_of_the_project_has_the_papers_values() -> None:
         (
             "train.momentum",
             0.9,
-            "train.momentum is unknown (value 0.9); known here: activation, batch_size, epochs, "
-            "hidden_units, loss, optimizer, seed, steps_per_execution",
+            "train.momentum is unknown (value 0.9); known here: activation, batch_size, dropout, "
+            "epochs, flip, hidden_units, loss, optimizer, precision, seed, standardize, "
+            "steps_per_execution",
         ),
         (
             "preprocess.validation_images",

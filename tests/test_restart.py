@@ -26,7 +26,12 @@ def keras_started() -> None:
 
 
 def settings(name: str, epochs: int = 4) -> Train:
-    options = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0} | OPTIMIZERS[name]
+    options = {
+        "momentum": 0.0,
+        "nesterov": False,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+    } | OPTIMIZERS[name]
     return Train(
         seed=1,
         hidden_units=8,
@@ -35,6 +40,9 @@ def settings(name: str, epochs: int = 4) -> Train:
         optimizer=Optimizer(name=name, learning_rate=0.01, **options),  # type: ignore[arg-type]
         batch_size=16,
         epochs=epochs,
+        standardize=False,
+        dropout=0.0,
+        flip=False,
         precision="float32",
         steps_per_execution=4,
     )

@@ -8,6 +8,7 @@ import pytest
 
 from fashion_mlp.dataset import Split, load_split
 from fashion_mlp.params import Optimizer, Train, check_params
+from fashion_mlp.restart import Restart
 from stages import train as stage
 from stages.train import history_csv, learn, make_optimizer, metrics, network_shape
 from tests.conftest import CLASSES, HEIGHT, WIDTH, edited, real_values, snapshot
@@ -171,6 +172,54 @@ def test_learn_in_bfloat16_ends_near_float32(paper: list[np.ndarray], train_spli
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("dropout", 0.5), ("flip", True), ("standardize", True), ("optimizer.schedule", "cosine")],
+)
+def test_learn_heeds_each_knob_and_goes_on_after_a_kill_with_the_same_bits(
+    paper: list[np.ndarray], train_split: Split, tmp_path: Path, key: str, value: object
+) -> None:
+    import keras
+
+    from fashion_mlp.network import learnt_weights
+
+    params = settings(**{f"train.{key}": value})
+    shape = (HEIGHT, WIDTH)
+    learner, _ = learn(params, train_split, empty(), [], None, shape)
+    expected = bits(learnt_weights(learner))
+    assert expected != bits(paper)
+
+    def stop(epoch: int, logs: Any) -> None:
+        if epoch == 1:
+            raise RuntimeError("stopped")
+
+    killer = keras.callbacks.LambdaCallback(on_epoch_begin=stop)
+    restart = Restart(tmp_path / "train.npz", {"of": "this"})
+    with pytest.raises(RuntimeError, match="stopped"):
+        learn(params, train_split, empty(), [killer], restart, shape)
+    restart = Restart(tmp_path / "train.npz", {"of": "this"})
+    assert restart.epochs == 1
+    learner, _ = learn(params, train_split, empty(), [], restart, shape)
+    assert bits(learnt_weights(learner)) == expected
+
+
+def test_pixel_moments_are_numpys(train_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "CHUNK", 70)
+    mean, variance = stage.pixel_moments(train_split.images)
+    np.testing.assert_allclose(mean, train_split.images.mean(axis=0), rtol=1e-5)
+    expected = train_split.images.var(axis=0) + stage.PIXEL_NOISE**2
+    np.testing.assert_allclose(variance, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 0.1), ("cosine", 0.0)])
+def test_make_optimizer_follows_the_schedule(schedule: str, last: float) -> None:
+    params = settings(**{"train.optimizer.schedule": schedule})
+    optimizer = make_optimizer(params.optimizer, 100)
+    assert float(optimizer.learning_rate) == pytest.approx(0.1)
+    optimizer.iterations.assign(100)
+    assert float(optimizer.learning_rate) == pytest.approx(last, abs=1e-6)
+
+
 def test_learn_depends_on_the_seed(paper: list[np.ndarray], train_split: Split) -> None:
     network, _ = learn(settings(**{"train.seed": 1}), train_split, empty(), [])
     assert bits(network.get_weights()) != bits(paper)
@@ -185,7 +234,13 @@ def test_make_optimizer_of_the_paper_is_keras_default() -> None:
 
 @pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda options: options["name"])
 def test_make_optimizer_passes_every_option_on(options: dict[str, Any]) -> None:
-    given = {"learning_rate": 0.5, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    given: dict[str, Any] = {
+        "schedule": "constant",
+        "learning_rate": 0.5,
+        "momentum": 0.0,
+        "nesterov": False,
+        "weight_decay": 0.0,
+    }
     made = make_optimizer(Optimizer(**(given | options))).get_config()
     assert type(make_optimizer(Optimizer(**(given | options)))).__name__ == options["name"]
     for key, value in options.items():
