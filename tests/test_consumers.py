@@ -18,6 +18,8 @@ from consumers import conformance, runtimes
 from consumers.conformance import Output, Result, compare, execute, first_fault
 from consumers.runtimes import Runtime
 from fashion_mlp.params import load_params
+from tests.docs import check_shown, lines_of, shown
+from tests.photos import photo_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "consumers/README.md").read_text(encoding="utf-8")
@@ -143,6 +145,35 @@ def test_readme_prints_what_the_exported_model_sees() -> None:
     ).stdout
     assert len(names_in(said)) == 5
     assert {tuple(names) for names in printed.values() if names} == {tuple(names_in(said))}
+
+
+@pytest.mark.consumers
+def test_readme_shows_what_predict_prints_of_the_first_test_image(tmp_path: Path) -> None:
+    image = np.load(ROOT / "data/prepared/test_images.npy")[0].reshape(28, 28)
+    photo_of(image).save(tmp_path / "boot.png")
+    (tmp_path / "consumers").symlink_to(ROOT / "consumers")
+    command = "python consumers/python/predict.py boot.png"
+    check_shown(lines_of(command), printed(command, tmp_path))
+
+
+@pytest.mark.consumers
+def test_readme_shows_what_an_example_prints() -> None:
+    (found,) = shown(ROOT / "consumers/README.md")
+    # Seconds differ from run to run.
+    check_shown(
+        [re.sub(r" in [\d.]+ s$", " in … s", line) for line in found.lines],
+        printed(found.command, ROOT),
+    )
+
+
+def printed(command: str, folder: Path) -> list[str]:
+    """Run a command as a user does in an activated environment."""
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        command.split(), cwd=folder, env=os.environ | path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def test_readme_has_a_snippet_for_every_example() -> None:

@@ -15,6 +15,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import yaml
-from PIL import Image
 
 from tests.conftest import ROOT, Data, edited, make_data, small_values, snapshot
+from tests.docs import DOCS, README, check_shown, lines_of, pattern, printed_by_stages, shown
+from tests.photos import photo_of
 from tests.server import body, serving
 
 STAGES = ["fetch", "preprocess", "train", "evaluate", "export"]
+METRICS = [f"metrics/{stage}.json" for stage in STAGES[2:]]
 
 
 class Clone:
@@ -381,27 +385,28 @@ def leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
         yield path
 
 
-# What a test can't run as it stands: it needs this project's environment or serves for ever. That
-# the targets of `make` are there is tested; CI runs them.
-NOT_RUN = ("source ", "make", "python -m http.server")
-
-
-def documented_commands() -> list[str]:
-    """List the commands of README and docs, in their order: `$ ...` in blocks of `console`."""
-    texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *DOCS]]
-    blocks = [block for text in texts for block in re.findall(r"```console\n(.*?)```", text, re.S)]
-    return [line[2:] for block in blocks for line in block.splitlines() if line[:2] == "$ "]
-
-
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+# What can't be run as it stands: it needs this project's environment, serves for ever, or is run
+# with a mistake in params.yaml by a test of its own. That the targets of `make` are there is
+# tested; CI runs them.
+NOT_RUN = ("source ", "make", "python -m http.server", "python -m stages.")
+# Outputs that README shows: compared by the tests below or, where it takes the trained model, by
+# tests/test_consumers.py.
+COMPARED = {
+    "make",
+    "python -m stages.train     # with `epoch: 100` for `epochs: 100`",
+    "dvc metrics diff main momentum",
+    "python consumers/python/predict.py boot.png",
+}
+# Shown and not compared: how many tests there are, and how long they took.
+NOT_COMPARED = {"make test"}
 
 
 def test_documented_commands_run(clone: Clone) -> None:
-    commands = [line for line in documented_commands() if not line.startswith(NOT_RUN)]
+    documented = [found.command for path in [README, *DOCS] for found in shown(path)]
+    commands = [command for command in documented if not command.startswith(NOT_RUN)]
     assert len(commands) > 5
     image = np.load(clone.folder / "data/prepared/test_images.npy")[0].reshape(28, 28)
-    photo = Image.fromarray((255 - 255 * image).astype(np.uint8)).resize((280, 280))
-    photo.save(clone.folder / "boot.png")
+    photo_of(image).save(clone.folder / "boot.png")
     try:
         for command in commands:
             clone.do("bash", "-c", command)
@@ -409,6 +414,86 @@ def test_documented_commands_run(clone: Clone) -> None:
         clone.do("git", "clean", "--quiet", "--force", "boot.png", "dvc_plots")
         clone.do("git", "checkout", "--quiet", ".")
         clone.do("dvc", "checkout", "--quiet")
+
+
+def test_every_output_that_readme_shows_is_compared() -> None:
+    assert {found.command for found in shown(README) if found.lines} == COMPARED | NOT_COMPARED
+
+
+def test_readme_shows_what_make_prints(clone: Clone, first_run: dict[str, str]) -> None:
+    of_stages = tuple(f"{stage}: " for stage in STAGES)
+    printed = [line for line in first_run["out"].splitlines() if line.startswith(of_stages)]
+    source = printed[0].rsplit(" from ", 1)[1]
+    check_shown(printed_by_stages(clone.folder, source), printed)
+    in_readme = [line for line in lines_of("make") if line.startswith(of_stages)]
+    check_shown(printed_by_stages(ROOT, "Debian package dataset-fashion-mnist"), in_readme)
+    (of_proof,) = re.findall(
+        r"^```\n(export: .*?)```", (ROOT / "docs/proof.md").read_text("utf-8"), re.S | re.M
+    )
+    assert of_proof.splitlines() == [line for line in in_readme if line.startswith("export: ")]
+
+
+@pytest.mark.parametrize("command", ["make", "make test"])
+def test_readme_shows_what_the_makefile_says(command: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    echoes = re.findall(r'echo "(make: .*)"$', makefile, re.M)
+    # $(VENV), and the version of Python that was found, are known to make alone.
+    says = [re.sub(r"\$\(VENV\)|\$\$\(.*--version\)", "…", echo) for echo in echoes]
+    lines = [line for line in lines_of(command) if line.startswith("make: ")]
+    assert lines
+    for line in lines:
+        assert any(re.fullmatch(pattern([text]), f"{line}\n") for text in says), line
+
+
+def test_readme_shows_what_a_wrong_key_prints(clone: Clone) -> None:
+    (command,) = (one for one in COMPARED if one.startswith("python -m stages."))
+    wrong, right = re.findall("`(.+?)`", command)
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    assert text.count(f"  {right}\n") == 1
+    (clone.folder / "params.yaml").write_text(text.replace(right, wrong), encoding="utf-8")
+    try:
+        result = clone.run("bash", "-c", command)
+    finally:
+        clone.do("git", "checkout", "--quiet", ".")
+    assert result.returncode == 1
+    check_shown(lines_of(command), result.stderr.splitlines())
+
+
+def test_readme_shows_what_metrics_diff_prints(tmp_path: Path) -> None:
+    # The experiment takes minutes to train: its figures are taken from the table, where each
+    # stands twice. Those of main, the changes and the layout are compared.
+    lines = lines_of("dvc metrics diff main momentum")
+    rows = [re.split("  +", line) for line in lines if line.startswith("metrics/")]
+    stated = {key: (float(new), float(change)) for _, key, _, new, change in rows}
+    repository = Clone(tmp_path / "repository")
+    for name in ("dvc.yaml", ".dvc/config", *METRICS):
+        (repository.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, repository.folder / name)
+    repository.do("git", "init", "--quiet", "--initial-branch", "main")
+    repository.do("git", "add", "--all")
+    repository.do("git", "commit", "--quiet", "--message", "main")
+    repository.do("git", "checkout", "--quiet", "-b", "momentum")
+    for name in METRICS:
+        values = json.loads(repository.read(name))
+        for path in leaves(values):
+            key, value = ".".join(path), reduce(getitem, path, values)
+            if key in stated:
+                values = edited(values, {key: type(value)(changed(value, *stated[key]))})
+            elif "per_class" in key:  # has a line in what is left out: columns are as wide
+                values = edited(values, {key: value / 2})
+        (repository.folder / name).write_text(json.dumps(values), encoding="utf-8")
+    repository.do("git", "commit", "--quiet", "--all", "--message", "momentum")
+    head, *printed = repository.do("bash", "-c", "dvc metrics diff main momentum").splitlines()
+    printed.sort(key=lambda line: line.split()[0])  # DVC lists the files in any order
+    check_shown(lines, [line.rstrip() for line in (head, *printed)])
+
+
+def changed(value: float, new: float, change: float) -> float:
+    """Find the figure of six digits that DVC writes as `new`, and its change as `change`."""
+    near = (round(new + step / 1e6, 6) for step in sorted(range(-5, 6), key=abs))
+    fits = [it for it in near if (round(it, 5), round(it - value, 5)) == (new, change)]
+    assert fits, f"{value} and a change of {change} do not give {new}"
+    return fits[0]
 
 
 def test_documented_make_targets_are_there() -> None:
