@@ -1,5 +1,5 @@
 # The two commands are `make` and `make test`; `make help` lists the rest. CI calls these targets.
-# Everything happens in .venv; nothing outside this folder is written.
+# Everything happens in .venv; nothing outside this folder is written but tools' own caches.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
