@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,10 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from fashion_mlp import engine, paper, pictures
+from fashion_mlp import charts, engine, paper, sheets
 from fashion_mlp.console import progress, run
 from fashion_mlp.dataset import Split, load_split
+from fashion_mlp.drawing import Answers
 from fashion_mlp.files import write_json, write_text
 from fashion_mlp.params import Params, load_params
 
@@ -40,7 +41,6 @@ METRICS = Path("metrics/evaluate.json")
 CONFUSION = Path("plots/confusion.csv")
 HISTORY = Path("plots/history.csv")
 PICTURES = Path("plots")
-PICTURE_COUNT = 9
 WHITE = 255  # the byte that preprocess makes 1
 BATCH_SIZE = 1000
 DIGITS = 6
@@ -100,7 +100,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     return calibration(probabilities, labels, bins).error
 
 
-def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> pictures.Bins:
+def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> charts.Bins:
     """Put images into bins of equal width by how sure the network is of its answer.
 
     Args:
@@ -114,7 +114,7 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> pic
     bin_number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(bin_number, minlength=bins)
     sums = (np.bincount(bin_number, values, bins) for values in (confidence, correct))
-    return pictures.Bins(count, *(values / np.maximum(count, 1) for values in sums))
+    return charts.Bins(count, *(values / np.maximum(count, 1) for values in sums))
 
 
 def examples(
@@ -214,49 +214,57 @@ def draw(
     names = getattr(params.dataset.classes, language)
     paper_data = params.dataset.name == paper.DATASET  # else its numbers mean nothing here
 
-    def answers(split: Split, numbers: Sequence[int], rows: np.ndarray) -> pictures.Answers:
-        images, labels = split.images[numbers], split.labels[numbers].argmax(axis=1)
-        return pictures.Answers(images.reshape(-1, *shape), labels, rows, numbers)
+    def answers(split: Split, numbers: Sequence[int], rows: np.ndarray) -> Answers:
+        images, one_hot = split.images[list(numbers)], split.labels[list(numbers)]
+        return Answers(images.reshape(-1, *shape), one_hot.argmax(axis=1), rows, numbers)
 
-    bar = progress("evaluate", PICTURE_COUNT, "pictures")
-
-    def path(name: str) -> Path:
-        """Name the next picture's file."""
-        bar.update()
-        return PICTURES / f"{name}.png"
-
-    first = list(range(min(pictures.MOST_TILES, len(train.images))))
-    sheet = answers(train, first, np.empty(0))
-    pictures.contact_sheet(path("contact_sheet"), language, sheet.images, sheet.labels, names)
-    examples = answers(train, params.evaluate.examples, shown[1:])
-    pictures.answers(path("examples"), language, examples, names)
-    pictures.first_image(
-        path("first_image"),
-        language,
-        answers(train, [0], shown[:1]),
-        names,
-        paper.IMAGE_0 if paper_data else {},
-    )
     labels, named = test.labels.argmax(axis=1), predicted.argmax(axis=1)
-    pictures.history(
-        path("history"),
-        language,
-        read_history(HISTORY),
-        {"loss": figures["test_loss"], "accuracy": figures["test_accuracy"]},
-        paper.LAST_EPOCHS if paper_data and network.loss == paper.LOSS else (),
-        paper.CLAIMED_ACCURACY if paper_data else None,
-    )
-    counts = confusion_matrix(labels, named, labels=range(len(names)))
-    pictures.confusion(path("confusion"), language, counts, names)
-    bins = calibration(predicted, labels, params.evaluate.calibration_bins)
-    pictures.reliability(path("reliability"), language, bins)
     wrong = np.flatnonzero(labels != named)
-    mistakes = answers(test, wrong.tolist(), predicted[wrong])
-    pictures.mistakes(path("mistakes"), language, mistakes, names)
-    pictures.averages(path("averages"), language, class_averages(train, shape), names)
+    first = answers(train, range(min(sheets.MOST_TILES, len(train.images))), np.empty(0))
     hidden, outputs = (layer.get_weights()[0] for layer in network.layers)
-    pictures.hidden_units(path("hidden_units"), language, (hidden, outputs), shape, names)
-    bar.close()
+    levels = {"loss": figures["test_loss"], "accuracy": figures["test_accuracy"]}
+    pictures: dict[str, Callable[[Path], None]] = {
+        "contact_sheet": lambda path: sheets.contact_sheet(
+            path, language, first.images, first.labels, names
+        ),
+        "examples": lambda path: sheets.answers(
+            path, language, answers(train, params.evaluate.examples, shown[1:]), names
+        ),
+        "first_image": lambda path: charts.first_image(
+            path,
+            language,
+            answers(train, [0], shown[:1]),
+            names,
+            paper.IMAGE_0 if paper_data else {},
+        ),
+        "history": lambda path: charts.history(
+            path,
+            language,
+            read_history(HISTORY),
+            levels,
+            paper.LAST_EPOCHS if paper_data and network.loss == paper.LOSS else (),
+            paper.CLAIMED_ACCURACY if paper_data else None,
+        ),
+        "confusion": lambda path: charts.confusion(
+            path, language, confusion_matrix(labels, named, labels=range(len(names))), names
+        ),
+        "reliability": lambda path: charts.reliability(
+            path, language, calibration(predicted, labels, params.evaluate.calibration_bins)
+        ),
+        "mistakes": lambda path: sheets.mistakes(
+            path, language, answers(test, wrong.tolist(), predicted[wrong]), names
+        ),
+        "averages": lambda path: sheets.averages(
+            path, language, class_averages(train, shape), names
+        ),
+        "hidden_units": lambda path: sheets.hidden_units(
+            path, language, (hidden, outputs), shape, names
+        ),
+    }
+    with progress("evaluate", len(pictures), "pictures") as bar:
+        for name, draw_picture in pictures.items():
+            draw_picture(PICTURES / f"{name}.png")
+            bar.update()
 
 
 def main() -> None:

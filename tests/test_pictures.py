@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fashion_mlp import paper, pictures
+from fashion_mlp import charts, drawing, paper, sheets, words
 
 NAMES = {
     "en": ["T-shirt/top", "Trouser", "Ankle boot"],
@@ -22,9 +22,9 @@ NAMES = {
 }
 
 
-def some(images: int, shape: tuple[int, int], classes: int, seed: int = 1) -> pictures.Answers:
+def some(images: int, shape: tuple[int, int], classes: int, seed: int = 1) -> drawing.Answers:
     random = np.random.default_rng(seed)
-    return pictures.Answers(
+    return drawing.Answers(
         random.random((images, *shape), np.float32),
         random.integers(0, classes, images),
         random.dirichlet(np.ones(classes), images).astype(np.float32),
@@ -49,7 +49,7 @@ def draw_all(
         random.normal(size=(8, classes)).astype(np.float32),
     )
     counts = random.integers(0, 1000, (classes, classes))
-    bins = pictures.Bins(*(np.arange(5.0) / scale for scale in (0.01, 5, 6)))
+    bins = charts.Bins(*(np.arange(5.0) / scale for scale in (0.01, 5, 6)))
     first = some(1, shape, classes)
     log = {key: [0.5, 0.4, 0.3] for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
     level = {"loss": 0.4, "accuracy": 0.5}
@@ -57,15 +57,15 @@ def draw_all(
     def path(name: str) -> Path:
         return folder / f"{name}.png"
 
-    pictures.contact_sheet(path("sheet"), language, shown.images, shown.labels, names)
-    pictures.answers(path("answers"), language, shown, names)
-    pictures.mistakes(path("mistakes"), language, shown, names)
-    pictures.first_image(path("first"), language, first, names, {0: 0.1})
-    pictures.averages(path("averages"), language, shown.images[:classes], names)
-    pictures.hidden_units(path("units"), language, kernels, shape, names)
-    pictures.confusion(path("confusion"), language, counts, names)
-    pictures.reliability(path("reliability"), language, bins)
-    pictures.history(path("history"), language, log, level, paper.LAST_EPOCHS, 0.98)
+    sheets.contact_sheet(path("sheet"), language, shown.images, shown.labels, names)
+    sheets.answers(path("answers"), language, shown, names)
+    sheets.mistakes(path("mistakes"), language, shown, names)
+    charts.first_image(path("first"), language, first, names, {0: 0.1})
+    sheets.averages(path("averages"), language, shown.images[:classes], names)
+    sheets.hidden_units(path("units"), language, kernels, shape, names)
+    charts.confusion(path("confusion"), language, counts, names)
+    charts.reliability(path("reliability"), language, bins)
+    charts.history(path("history"), language, log, level, paper.LAST_EPOCHS, 0.98)
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
@@ -91,11 +91,11 @@ def test_pictures_have_russian_glyphs_and_hold_no_clock_and_no_version(tmp_path:
     for name in draw_all(tmp_path, "ru"):
         with Image.open(tmp_path / name) as image:
             assert set(image.info) == {"dpi"}, name
-            assert image.width == round(pictures.WIDTH * pictures.DPI), name
+            assert image.width == round(drawing.WIDTH * drawing.DPI), name
 
 
 def test_pictures_state_the_same_texts_in_both_languages() -> None:
-    en, ru = pictures.TEXTS["en"], pictures.TEXTS["ru"]
+    en, ru = words.TEXTS["en"], words.TEXTS["ru"]
     assert en.keys() == ru.keys()
     assert {key: text.count("{}") for key, text in en.items()} == {
         key: text.count("{}") for key, text in ru.items()
@@ -109,7 +109,7 @@ def test_pictures_use_the_font_that_matplotlib_brings() -> None:
 
 def test_pictures_leave_the_caller_its_own_style(tmp_path: Path) -> None:
     with mpl.rc_context({"font.size": 7}):
-        pictures.mistakes(tmp_path / "x.png", "en", some(3, (8, 8), 2), ["a", "b"])
+        sheets.mistakes(tmp_path / "x.png", "en", some(3, (8, 8), 2), ["a", "b"])
         assert mpl.rcParams["font.size"] == 7
 
 
@@ -125,8 +125,8 @@ def test_pictures_take_other_data(
 
 def test_mistakes_and_answers_say_when_there_are_none(tmp_path: Path) -> None:
     none = some(0, (28, 28), 3)
-    pictures.mistakes(tmp_path / "mistakes.png", "ru", none, NAMES["ru"])
-    pictures.answers(tmp_path / "answers.png", "ru", none, NAMES["ru"])
+    sheets.mistakes(tmp_path / "mistakes.png", "ru", none, NAMES["ru"])
+    sheets.answers(tmp_path / "answers.png", "ru", none, NAMES["ru"])
     for name in ("mistakes", "answers"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.height < 100
@@ -138,23 +138,23 @@ def test_mistakes_ignore_the_last_bits_of_probabilities(tmp_path: Path) -> None:
     equal = np.full((40, 2), [0.625, 0.375], np.float32)
     noise = np.random.default_rng(3).integers(-2, 3, (40, 2)) * np.float32(2**-24)
     wrong, noisy = (wrong._replace(probabilities=equal + by) for by in (np.float32(0), noise))
-    pictures.mistakes(tmp_path / "a.png", "en", wrong, NAMES["en"])
-    pictures.mistakes(tmp_path / "b.png", "en", noisy, NAMES["en"])
+    sheets.mistakes(tmp_path / "a.png", "en", wrong, NAMES["en"])
+    sheets.mistakes(tmp_path / "b.png", "en", noisy, NAMES["en"])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_contact_sheet_draws_white_where_the_pixel_is_0(tmp_path: Path) -> None:
     images = np.zeros((1, 4, 4), np.float32)
     images[0, 0, 0] = 1
-    pictures.contact_sheet(tmp_path / "x.png", "en", images, np.array([0]), ["a"])
+    sheets.contact_sheet(tmp_path / "x.png", "en", images, np.array([0]), ["a"])
     pixels = np.asarray(Image.open(tmp_path / "x.png").convert("L"))
-    left, top = round(0.06 * 0.88 * pictures.DPI), round(0.42 * pictures.DPI)
-    side = round(0.88 * 0.88 * pictures.DPI)
+    left, top = round(0.06 * 0.88 * drawing.DPI), round(0.42 * drawing.DPI)
+    side = round(0.88 * 0.88 * drawing.DPI)
     tile = pixels[top : top + side, left : left + side]
     assert tile[side // 8, side // 8] == 0
     assert tile[side // 8 :, side // 2 :].min() == 255
 
 
 def test_bins_error_weighs_gaps_by_images() -> None:
-    bins = pictures.Bins(np.array([1, 3]), np.array([0.5, 0.9]), np.array([0.0, 1.0]))
+    bins = charts.Bins(np.array([1, 3]), np.array([0.5, 0.9]), np.array([0.0, 1.0]))
     assert bins.error == pytest.approx((1 * 0.5 + 3 * 0.1) / 4)
