@@ -57,7 +57,7 @@ SETTINGS = [
 
 
 def train_and_hash() -> str:
-    """Train and predict; return both results' SHA-256, shortened, and what the processor has."""
+    """Train and predict; return the SHA-256 of the weights and of the probabilities, shortened."""
     from fashion_mlp import engine
     from fashion_mlp.dataset import Split, load_split
     from fashion_mlp.params import load_params

@@ -6,8 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +144,6 @@ class Sandbox:
             for path in sorted(paths)
             if path.is_file()
         }
-
-
-@contextmanager
-def sandbox(folder: Path, train: int, test: int, **changes: Any) -> Iterator[Sandbox]:
-    """Make a sandbox and remove it at the end."""
-    try:
-        yield Sandbox(folder, train, test, **changes)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def environment() -> Mapping[str, str]:

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -202,19 +202,10 @@ def shoot(process: subprocess.Popen[str], whom: str) -> None:
         for line in listing.splitlines():
             number, arguments = line.split(maxsplit=1)
             if wanted in arguments:
-                with suppress_gone():
+                with suppress(ProcessLookupError):  # it ended before
                     os.kill(int(number), signal.SIGKILL)
                 return
         time.sleep(0.02)
-
-
-@contextmanager
-def suppress_gone() -> Iterator[None]:
-    """Let it be where a process ended before the kill."""
-    try:
-        yield
-    except ProcessLookupError:
-        return
 
 
 def restarted_after(output: str) -> int:
@@ -237,7 +228,7 @@ def interrupts(ctx: Ctx) -> list[Row]:
         process = ctx.box.start("make")
         wait_for(partial(newer, point, before), process)
         time.sleep(ctx.random.uniform(0.0, 1.0))
-        with suppress_gone():
+        with suppress(ProcessLookupError):  # it ended before
             os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate()
         said += re.findall(r"^train: interrupted; .*", output, re.MULTILINE)

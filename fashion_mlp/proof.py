@@ -293,7 +293,8 @@ def check_structure(model: onnx.ModelProto, evidence: Evidence) -> Findings:
 
 def expected_model(evidence: Evidence) -> onnx.ModelProto:
     """Write down the graph that the file must hold, without the values of its weights."""
-    pixels, classes = len(evidence.weights[0]), len(evidence.weights[3])
+    weights = evidence.weights
+    pixels, classes = len(weights.hidden_kernel), len(weights.probabilities_bias)
     operator = OPERATORS[evidence.activation]
     low = operator.lower()
     nodes = [
@@ -311,7 +312,7 @@ def expected_model(evidence: Evidence) -> onnx.ModelProto:
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", classes])],
         [
             TensorProto(name=name, data_type=TensorProto.FLOAT, dims=weight.shape, raw_data=b"")
-            for name, weight in zip(evidence.weights._fields, evidence.weights, strict=True)
+            for name, weight in zip(weights._fields, weights, strict=True)
         ],
     )
     return helper.make_model(
@@ -436,7 +437,7 @@ def check_batch_sizes(model: onnx.ModelProto, evidence: Evidence) -> Findings:
     sizes = ", ".join(f"{size:,}" for size in evidence.batch_sizes)
     return Findings(
         {"batch_sizes_agreeing": len(evidence.batch_sizes)},
-        f"{sizes} agree on {len(usual):,} images; onnxruntime moves by at most {moved:.1e}",
+        f"{sizes} agree on {len(usual):,} images; probabilities move by at most {moved:.1g}",
     )
 
 

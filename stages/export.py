@@ -134,8 +134,8 @@ def plain_form(
     )
 
 
-def with_bytes_inside(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put the preprocessing before a model: image uint8 [N, pixels] as the bytes of the data.
+def uint8_variant(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make the variant with the preprocessing inside: image uint8 [N, pixels], bytes.
 
     Cast, then a true division by 255: as a multiplication by 1/255 it would round otherwise.
     """
@@ -157,13 +157,13 @@ def with_bytes_inside(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def check_bytes_inside(
+def check_uint8(
     model_uint8: onnx.ModelProto, model: onnx.ModelProto, images: Mapping[str, np.ndarray]
 ) -> int:
-    """Check that bytes into one model give the bits that preprocessed images into the other do.
+    """Check that bytes into the uint8 variant give the bits that preprocessed images give.
 
     Args:
-        model_uint8: from `with_bytes_inside`.
+        model_uint8: from `uint8_variant`.
         model: the faithful one.
         images: by split, float32 (n, pixels): bytes divided by 255.
 
@@ -199,7 +199,7 @@ def metadata(
     train: Train,
     accuracy: float,
 ) -> dict[str, Any]:
-    """Gather what a consumer must know, whichever file he has.
+    """Gather what a consumer must know, whichever of the files it is.
 
     `model_author` and `model_license` (onnx, docs/IR.md) are ONNX's own keys; for the rest there
     is no standard.
@@ -367,8 +367,8 @@ def main() -> None:
     say(distance)
     model = convert(network, *form)
     figures = prove(model, evidence, say)
-    model_uint8 = with_bytes_inside(model)
-    figures["uint8_bit_identical"] = check_bytes_inside(model_uint8, model, images)
+    model_uint8 = uint8_variant(model)
+    figures["uint8_bit_identical"] = check_uint8(model_uint8, model, images)
     say(f"uint8: bytes in, the same bits out on {figures['uint8_bit_identical']:,} images")
     shutil.rmtree(INT8, ignore_errors=True)
     write_text(INT8 / "README.txt", INT8_README)

@@ -91,8 +91,8 @@ def printed_by_stages(folder: Path, source: str) -> list[str]:
         f"bound used",
         f"export: classes: the same on {total}; certified by the bound "
         f"{export['argmax_certified']:,}, listed {export['argmax_listed']:,}",
-        f"export: batch sizes: {batch_sizes} agree on {counts[1]:,} images; onnxruntime moves by "
-        f"at most …",
+        f"export: batch sizes: {batch_sizes} agree on {counts[1]:,} images; probabilities move "
+        f"by at most …",
         f"export: hostile inputs: {export['hostile_inputs_agreeing']} of "
         f"{export['hostile_inputs_agreeing']} as in Keras; where float32 overflows, … of … alike",
         f"export: uint8: bytes in, the same bits out on {export['uint8_bit_identical']:,} images",

@@ -134,15 +134,15 @@ def test_nan_stays_nan_in_onnxruntime_and_in_keras_layer_by_layer(
 
 
 def test_uint8_model_gives_the_same_bits(model: onnx.ModelProto, evidence: proof.Evidence) -> None:
-    from_bytes = export.with_bytes_inside(model)
-    assert export.check_bytes_inside(from_bytes, model, evidence.images) == 360
+    from_bytes = export.uint8_variant(model)
+    assert export.check_uint8(from_bytes, model, evidence.images) == 360
 
 
 @pytest.mark.parametrize("operator", ["/256", "Mul"])
 def test_uint8_model_with_another_scale_is_refused(
     operator: str, model: onnx.ModelProto, evidence: proof.Evidence
 ) -> None:
-    from_bytes = export.with_bytes_inside(model)
+    from_bytes = export.uint8_variant(model)
     white = from_bytes.graph.initializer[-1]
     if operator == "/256":
         white.raw_data = np.float32(256).tobytes()
@@ -150,13 +150,13 @@ def test_uint8_model_with_another_scale_is_refused(
         from_bytes.graph.node[1].op_type = "Mul"
         white.raw_data = (np.float32(1) / np.float32(255)).tobytes()
     with pytest.raises(ValueError, match=r"uint8 model, train image \d+: expected"):
-        export.check_bytes_inside(from_bytes, model, evidence.images)
+        export.check_uint8(from_bytes, model, evidence.images)
 
 
-def test_check_bytes_inside_refuses_images_that_are_not_bytes(model: onnx.ModelProto) -> None:
+def test_check_uint8_refuses_images_that_are_not_bytes(model: onnx.ModelProto) -> None:
     images = {"test": make_images(3) * np.float32(0.999)}
     with pytest.raises(ValueError, match="not bytes divided by 255"):
-        export.check_bytes_inside(export.with_bytes_inside(model), model, images)
+        export.check_uint8(export.uint8_variant(model), model, images)
 
 
 @pytest.mark.filterwarnings("ignore:onnx.version is deprecated:DeprecationWarning")
