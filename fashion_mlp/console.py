@@ -90,7 +90,8 @@ def progress(description: str, total: int, unit: str, done: int = 0) -> tqdm[Any
             total=total,
             initial=done,
             desc=description,
-            unit=f" {unit}",
+            unit=unit,
+            bar_format="{desc}: {n_fmt} of {total_fmt} {unit} |{bar}| {remaining} left{postfix}",
             dynamic_ncols=True,
             leave=False,
         )

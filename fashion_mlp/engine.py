@@ -48,7 +48,11 @@ def start() -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # 2: errors only
     _keep_freed_memory()
+    if watched := sys.stderr.isatty():
+        print("starting TensorFlow …", end="\r", file=sys.stderr, flush=True)
     _import_quietly()
+    if watched:
+        print("\x1b[K", end="", file=sys.stderr, flush=True)  # clears that line
     os.environ["FASHION_MLP_ENGINE"] = str(os.getpid())
 
 
