@@ -23,11 +23,13 @@ endef
 
 # The other runtimes have an environment of their own, and npm packages where a lock file lies.
 CONSUMERS := consumers/.venv/.installed
+# So has DVC with its SSH and S3.
+SHARING := checks/sharing/.venv/.installed
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard consumers/*/package-lock.json))
 
 .PHONY: help repro recipe heal report test test-web test-consumers page lint format lock \
 	check-repro check-portable check-lock gate mutations torture bench \
-	conformance conformance-tools clean
+	conformance conformance-tools push pull check-sharing sharing-tools clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -141,14 +143,33 @@ conformance-tools:  ## as root on Debian or Ubuntu: install what conformance nee
 	  apt-get install --quiet --yes --no-install-recommends "$${missing[@]}"
 	fi
 
-lock: $(INSTALLED)  ## write both requirements.lock; UPGRADE=1: with newest versions
+push: $(INSTALLED) $(SHARING)  ## bring results to the team's remote (docs/sharing.md)
+	@checks/sharing/.venv/bin/dvc push --run-cache
+
+pull: $(INSTALLED) $(SHARING)  ## bring results from the team's remote (docs/sharing.md)
+	@checks/sharing/.venv/bin/dvc pull --run-cache || {
+	  echo "make: not all came; docs/sharing.md has what each message means; \`make\` makes what lacks" >&2
+	  exit 1
+	}
+
+check-sharing: $(INSTALLED) $(SHARING)  ## push, pull and damage results on real SSH and S3 servers (3 minutes)
+	@python -m checks.sharing
+
+sharing-tools:  ## as root on Debian or Ubuntu: install what check-sharing needs from there
+	@command -v sshd /usr/sbin/sshd > /dev/null || {
+	  apt-get update --quiet
+	  apt-get install --quiet --yes --no-install-recommends openssh-server
+	}
+
+lock: $(INSTALLED)  ## write all requirements.lock; UPGRADE=1: with newest versions
 	@compile="uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet $(if $(UPGRADE),--upgrade)"
 	$$compile pyproject.toml --group dev --output-file requirements.lock
 	$$compile consumers/requirements.in --output-file consumers/requirements.lock
-	echo "make: wrote requirements.lock, consumers/requirements.lock; \`make\`, \`make conformance\` install them"
+	$$compile checks/sharing/requirements.in --constraint <(sed -n 's/^\(dvc[a-z-]*==[^ ]*\).*/\1/p' requirements.lock) --output-file checks/sharing/requirements.lock
+	echo "make: wrote requirements.lock, also in consumers/ and checks/sharing/; the targets that need them install them"
 
 clean:  ## remove the environment and tools' caches; data, models and DVC's cache stay
-	rm -rf $(VENV) consumers/.venv consumers/*/node_modules consumers/c_api/onnxruntime .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
+	rm -rf $(VENV) consumers/.venv checks/sharing/.venv consumers/*/node_modules consumers/c_api/onnxruntime .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
 # The stamp is written last, so that an install that was cut off starts again.
 $(INSTALLED): requirements.lock
@@ -176,13 +197,13 @@ $(INSTALLED): requirements.lock
 	}
 	touch $@
 
-$(CONSUMERS): consumers/requirements.lock | $(INSTALLED)
-	@echo "make: installing consumers/requirements.lock into consumers/.venv"
+$(CONSUMERS) $(SHARING): %/.venv/.installed: %/requirements.lock | $(INSTALLED)
+	@echo "make: installing $< into $*/.venv"
 	rm -f $@
-	python -m venv --clear consumers/.venv
-	uv pip sync --quiet --python consumers/.venv/bin/python --require-hashes $< || {
+	python -m venv --clear $*/.venv
+	uv pip sync --quiet --python $*/.venv/bin/python --require-hashes $< || {
 	  echo "make: uv could not; pip tries (it knows pip's own settings for mirrors and proxies)"
-	  consumers/.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	  $*/.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	}
 	touch $@
 

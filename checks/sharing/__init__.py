@@ -1,0 +1,1 @@
+"""Results shared through real servers: what comes over, and what is noticed."""
