@@ -27,7 +27,7 @@ CONSUMERS := consumers/.venv/.installed
 SHARING := checks/sharing/.venv/.installed
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard consumers/*/package-lock.json))
 
-.PHONY: help repro recipe heal report test test-web test-consumers page lint format lock \
+.PHONY: help repro recipe heal report sweep-picture test test-web test-consumers page lint format lock \
 	check-repro check-portable check-lock gate mutations torture bench \
 	conformance conformance-tools push pull check-sharing sharing-tools clean
 
@@ -66,6 +66,9 @@ heal: $(INSTALLED)  ## remove damaged files, here and in DVC's cache, and make t
 
 report: repro  ## write report.html: the last run in one file, to look at and to send
 	@python -m report
+
+sweep-picture: $(INSTALLED)  ## draw this commit's experiments to docs/sweep.png; METRIC=validation_loss: another metric
+	@python -m report.sweep $(METRIC)
 
 test: $(INSTALLED)  ## run the tests (under 5 minutes)
 	@echo "make: pytest, two files at a time"
