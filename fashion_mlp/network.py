@@ -70,6 +70,31 @@ class PortableDense(keras.layers.Dense):
         return self.activation(portable_matmul(inputs, kernel, self.precision) + self.bias)
 
 
+class Dropout(keras.layers.Layer):
+    """`keras.layers.Dropout`, with random numbers that XLA draws quickly on a processor.
+
+    With Keras' own, an epoch of the paper's took six times as long as without dropout.
+    """
+
+    def __init__(self, rate: float, seed: int) -> None:
+        """Leave out a share `rate` of the inputs; what is drawn depends on `seed` and the step."""
+        super().__init__(name="dropout")
+        self.rate = rate
+        self.seed = seed
+        self.step = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
+        )
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Map float32 (batch, units) to the same shape."""
+        if not training:
+            return inputs
+        self.step.assign_add(1)
+        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.convert_to_tensor(self.step)])
+        drawn = tf.random.stateless_uniform(tf.shape(inputs), seed, alg="threefry")
+        return tf.where(drawn >= self.rate, inputs / (1 - self.rate), 0.0)
+
+
 def build_network(
     pixels: int,
     hidden_units: int,
@@ -104,6 +129,7 @@ def build_learner(
     precision: str = "float32",
     moments: tuple[np.ndarray, np.ndarray] | None = None,
     dropout: float = 0.0,
+    seed: int = 0,
 ) -> keras.Sequential:
     """Build the network as it learns: `build_network`'s layers, and what only training has.
 
@@ -116,6 +142,7 @@ def build_learner(
         moments: each pixel's mean and variance, float32 (pixels,), where it is to learn from
             standardized pixels; see `learnt_weights`.
         dropout: share of the hidden units left out.
+        seed: of what dropout draws.
     """
     dense = partial(PortableDense, precision=precision)
     network = build_network(pixels, hidden_units, activation, classes, dense)
@@ -125,7 +152,7 @@ def build_learner(
         mean, variance = moments
         layers.insert(0, keras.layers.Normalization(mean=mean, variance=variance))
     if dropout:
-        layers.insert(-1, keras.layers.Dropout(dropout))
+        layers.insert(-1, Dropout(dropout, seed))
     return keras.Sequential([keras.Input(inputs.shape[1:], name=inputs.name), *layers])
 
 

@@ -119,7 +119,7 @@ def learn(
     keras.utils.set_random_seed(params.seed)
     moments = pixel_moments(split.images) if params.standardize else None
     learner = build_learner(
-        *network_shape(params, split), params.precision, moments, params.dropout
+        *network_shape(params, split), params.precision, moments, params.dropout, params.seed
     )
     flip = Flip(params.seed, image_shape) if params.flip else None
     resident = split.images.nbytes <= MEMORY_SHARE * memory_limit()

@@ -145,6 +145,22 @@ def test_learnt_weights_compute_what_the_learner_computes(
     assert [type(layer).__name__ for layer in network.layers] == ["Dense", "Dense"]
 
 
+def test_dropout_leaves_out_a_share_and_keeps_the_mean() -> None:
+    import tensorflow as tf
+
+    from fashion_mlp.network import Dropout
+
+    inputs = tf.ones((400, 50))
+    layer = Dropout(0.3, seed=1)
+    assert np.array_equal(layer(inputs, training=False), inputs)
+    first, second = (layer(inputs, training=True).numpy() for _ in range(2))
+    for got in (first, second):
+        assert np.unique(got) == pytest.approx([0, 1 / 0.7])
+        assert (got == 0).mean() == pytest.approx(0.3, abs=0.02)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(Dropout(0.3, seed=1)(inputs, training=True), first)
+
+
 def test_flip_mirrors_about_half_of_the_images_anew_at_each_step() -> None:
     import tensorflow as tf
 
