@@ -34,7 +34,7 @@ def read_sweep(text: str, metric: str) -> tuple[list[str], list[dict[str, str]]]
         The parameters that differ between experiments, and the experiments that have the metric.
 
     Raises:
-        ValueError: fewer than two experiments have it, or none differs in a parameter.
+        ValueError: there are not two that have it and differ in a parameter.
     """
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["typ"] != "baseline"]
     rows = [row for row in rows if row.get(metric)]
@@ -42,7 +42,7 @@ def read_sweep(text: str, metric: str) -> tuple[list[str], list[dict[str, str]]]
     differing = [
         name for name in names if name.startswith(SECTIONS) and len({row[name] for row in rows}) > 1
     ]
-    if len(rows) < 2 or not differing:
+    if not differing:
         raise ValueError(
             f"expected two experiments or more with {metric} and other parameters, "
             f"got {len(rows)}; docs/experiments.md says how to run some"

@@ -7,7 +7,7 @@ from PIL import Image
 from report.sweep import draw, positions, read_sweep
 
 CSV = """Experiment,typ,validation_accuracy,train.epochs,train.optimizer.name,train.seed,stages/x.py
-,baseline,,100,SGD,42,a
+,baseline,0.9,100,SGD,42,a
 one,branch_commit,0.5,2,SGD,42,b
 two,branch_commit,0.75,10,Adam,42,c
 failed,branch_base,,20,Adam,7,c
