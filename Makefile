@@ -155,7 +155,7 @@ pull: $(INSTALLED) $(SHARING)  ## bring results from the team's remote (docs/sha
 	  exit 1
 	}
 
-check-sharing: $(INSTALLED) $(SHARING)  ## push, pull and damage results on real SSH and S3 servers (3 minutes)
+check-sharing: $(INSTALLED) $(SHARING)  ## push, pull and damage results on real SSH and S3 servers (4 minutes)
 	@python -m checks.sharing
 
 sharing-tools:  ## as root on Debian or Ubuntu: install what check-sharing needs from there
