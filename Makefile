@@ -21,14 +21,16 @@ if command -v flock >/dev/null && ! flock --nonblock 9; then
 fi
 endef
 
-# The other runtimes have an environment of their own, and npm packages where a lock file lies.
+# The other runtimes have an environment of their own, and npm packages where a lock file lies; so
+# have the peers of `make bench`.
 CONSUMERS := consumers/.venv/.installed
 # So has DVC with its SSH and S3.
 SHARING := checks/sharing/.venv/.installed
+PEERS := benchmarks/.venv/.installed
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard consumers/*/package-lock.json))
 
 .PHONY: help repro recipe heal report sweep-picture test test-web test-consumers page lint format lock \
-	check-repro check-portable check-lock gate mutations torture bench \
+	check-repro check-portable check-lock gate mutations torture bench bench-scale \
 	conformance conformance-tools push pull check-sharing sharing-tools clean
 
 help:  ## list the targets
@@ -119,8 +121,11 @@ gate: $(INSTALLED)  ## refuse metrics worse than those of REV (main) by more tha
 torture: $(INSTALLED)  ## kill, starve and damage a small copy, over and over (under 20 minutes)
 	@python -m checks.torture
 
-bench: $(INSTALLED)  ## time an epoch against Keras' fit as the paper writes it, side by side
-	@python -m benchmarks.epoch
+bench: $(INSTALLED) $(PEERS)  ## time everything, beside peers and bare NumPy (under 8 minutes on two idle cores)
+	@python -m benchmarks
+
+bench-scale: $(INSTALLED)  ## time and memory at 1 to 10 times the data (6 minutes, 4 GB of disk)
+	@python -m benchmarks.scale
 
 conformance: $(INSTALLED) $(CONSUMERS) $(NODE_MODULES)  ## run the model in every runtime on every test image, against Keras
 	@if [ ! -f models/fashion_mlp.onnx ]; then
@@ -167,12 +172,14 @@ sharing-tools:  ## as root on Debian or Ubuntu: install what check-sharing needs
 lock: $(INSTALLED)  ## write all requirements.lock; UPGRADE=1: with newest versions
 	@compile="uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet $(if $(UPGRADE),--upgrade)"
 	$$compile pyproject.toml --group dev --output-file requirements.lock
-	$$compile consumers/requirements.in --output-file consumers/requirements.lock
+	for folder in consumers benchmarks; do
+	  $$compile $$folder/requirements.in --output-file $$folder/requirements.lock
+	done
 	$$compile checks/sharing/requirements.in --constraint <(sed -n 's/^\(dvc[a-z-]*==[^ ]*\).*/\1/p' requirements.lock) --output-file checks/sharing/requirements.lock
-	echo "make: wrote requirements.lock, also in consumers/ and checks/sharing/; the targets that need them install them"
+	echo "make: wrote requirements.lock, also in consumers/, benchmarks/ and checks/sharing/; the targets that need them install them"
 
 clean:  ## remove the environment and tools' caches; data, models and DVC's cache stay
-	rm -rf $(VENV) consumers/.venv checks/sharing/.venv consumers/*/node_modules consumers/c_api/onnxruntime .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
+	rm -rf $(VENV) consumers/.venv benchmarks/.venv checks/sharing/.venv consumers/*/node_modules consumers/c_api/onnxruntime .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
 
 # The stamp is written last, so that an install that was cut off starts again.
 $(INSTALLED): requirements.lock
@@ -200,7 +207,7 @@ $(INSTALLED): requirements.lock
 	}
 	touch $@
 
-$(CONSUMERS) $(SHARING): %/.venv/.installed: %/requirements.lock | $(INSTALLED)
+$(CONSUMERS) $(SHARING) $(PEERS): %/.venv/.installed: %/requirements.lock | $(INSTALLED)
 	@echo "make: installing $< into $*/.venv"
 	rm -f $@
 	python -m venv --clear $*/.venv
@@ -208,7 +215,19 @@ $(CONSUMERS) $(SHARING): %/.venv/.installed: %/requirements.lock | $(INSTALLED)
 	  echo "make: uv could not; pip tries (it knows pip's own settings for mirrors and proxies)"
 	  $*/.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	}
+	if [ $* = benchmarks ]; then
+	  $(TORCH)
+	fi
 	touch $@
+
+# PyTorch is not in the lock: for Linux the package registry has its build for CUDA alone, which
+# takes gigabytes. Its build for processors comes from wherever pip is told to look (PyTorch's page
+# "Get started" has the address, for PIP_EXTRA_INDEX_URL); without it, `make bench` leaves it out.
+define TORCH
+version=2.13.0; [ "$$(uname -s)" != Linux ] || version=$$version+cpu
+  benchmarks/.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "torch==$$version" ||
+    echo "make: PyTorch $$version could not be installed; \`make bench\` goes on without it" >&2
+endef
 
 # Where npm is missing or fails, the rest is still run: the check says at its end what was not.
 consumers/%/node_modules/.package-lock.json: consumers/%/package-lock.json

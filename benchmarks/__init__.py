@@ -1,1 +1,1 @@
-"""Speed, side by side with peers; the pipeline does not need it."""
+"""Speed and memory, side by side with peers; the pipeline does not need it."""

@@ -1,0 +1,1 @@
+"""Ways to train the paper's network, a process each: see `turns`."""

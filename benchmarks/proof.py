@@ -1,0 +1,41 @@
+"""Export's proof, run once and timed: prints the seconds of its two halves.
+
+The evidence (float64 reference, rounding bound, Keras' answers) and the levels on the ONNX model
+and its uint8 variant, as stage `export` runs them.
+"""
+
+from __future__ import annotations
+
+import time
+
+from fashion_mlp import engine
+from fashion_mlp.dataset import load_split
+from fashion_mlp.params import load_params
+from fashion_mlp.proof import gather, prove
+from stages.export import MODEL, check_bytes_inside, convert, with_bytes_inside
+
+
+def main() -> None:
+    """Prove and print."""
+    params = load_params()
+    sizes = (params.dataset.pixels, len(params.dataset.classes.en))
+    images = {split: load_split(split, *sizes).images for split in ("train", "test")}
+    engine.start()
+
+    from fashion_mlp.network import load_network
+
+    network = load_network(MODEL, sizes)
+    form = (params.export.opset, params.export.ir_version)
+    checks = (params.export.tolerance, params.export.batch_sizes)
+    start = time.perf_counter()
+    evidence, _ = gather(network, images, *form, *checks)
+    evidence_seconds = time.perf_counter() - start
+    model = convert(network, *form)
+    start = time.perf_counter()
+    prove(model, evidence, lambda line: None)
+    check_bytes_inside(with_bytes_inside(model), model, images)
+    print(evidence_seconds, time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
