@@ -90,12 +90,14 @@ def test_peer_trains_an_epoch_a_turn(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     trained = training.Peer(sys.executable, *peer.split())
     losses = []
-    for _ in range(3):
+    for _ in range(20):
         assert trained.epoch() > 0
         losses.append(trained.last["loss"])
     trained.end()
     assert trained.process.returncode == 0
-    assert math.log(10) * 1.2 > losses[0] > losses[1] > losses[2]
+    # All of them start at chance and learn at one pace: 0.20 to 0.22 when this was written.
+    assert losses[0] == pytest.approx(math.log(10), abs=0.1)
+    assert losses[0] - losses[-1] == pytest.approx(0.21, abs=0.02)
     assert "loss" in training.describe(trained)
 
 
