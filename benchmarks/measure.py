@@ -11,12 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fashion_mlp.pictures import BLUE, GREY, STYLE, VERMILION, WIDTH
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from checks.repro import processor
 from fashion_mlp.files import replacing, write_json
-from fashion_mlp.pictures import BLUE, GREY, STYLE, VERMILION, WIDTH
 
 RESULTS = Path("benchmarks")
 PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "scikit-learn", "dvc")
