@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from benchmarks.measure import Row, Table, number, rounds, summary, timed
-from checks.sandbox import ROOT, Sandbox, environment, run, sandbox
+from checks.sandbox import ROOT, Sandbox, environment, run
 from fashion_mlp.params import load_params
 from stages.preprocess import RAW, prepare
 
@@ -56,34 +56,34 @@ def imports(count: int) -> Table:
 
 def pipeline(folder: Path, count: int) -> list[Table]:
     """Time `make repro` from nothing, and `dvc repro` with nothing to do."""
-    with sandbox(folder / "cold", 10, 10) as project:
-        restore(project)
-        project.set(train__epochs=1, fetch__sources=[{"folder": str(ROOT / RAW)}])
-        project.commit()
-        parts: dict[str, list[float]] = {}
-        for _ in range(count):
-            project.forget()
-            for name, seconds in cold(project).items():
-                parts.setdefault(name, []).append(seconds)
-        rows = [Row(f"  {name}", values) for name, values in parts.items()]
-        whole = [sum(values) for values in zip(*parts.values(), strict=True)]
-        note = "make repro in a clone: data from a local folder, train.epochs 1, installed before"
-        tables = [
-            Table(
-                "From nothing, with one epoch and no download",
-                "s",
-                [Row("make repro", whole, goal=20.0), *rows],
-                [f"{note}; a stage's time is with DVC's hashing and caching of its outputs"],
-            )
-        ]
-        empty = empty_project(folder / "empty")
-        name = f"an empty DVC project of {EMPTY_STAGES} stages"
-        values = rounds(
-            {name: lambda: nothing_to_do(empty), "this one": lambda: nothing_to_do(project.folder)},
-            count,
+    project = Sandbox(folder / "cold", 10, 10)
+    restore(project)
+    project.set(train__epochs=1, fetch__sources=[{"folder": str(ROOT / RAW)}])
+    project.commit()
+    parts: dict[str, list[float]] = {}
+    for _ in range(count):
+        project.forget()
+        for name, seconds in cold(project).items():
+            parts.setdefault(name, []).append(seconds)
+    rows = [Row(f"  {name}", values) for name, values in parts.items()]
+    whole = [sum(values) for values in zip(*parts.values(), strict=True)]
+    note = "make repro in a clone: data from a local folder, train.epochs 1, installed before"
+    tables = [
+        Table(
+            "From nothing, with one epoch and no download",
+            "s",
+            [Row("make repro", whole, goal=20.0), *rows],
+            [f"{note}; a stage's time is with DVC's hashing and caching of its outputs"],
         )
-        ours = Row("this one", values["this one"], name, 1.3)
-        tables.append(Table("dvc repro with nothing to do", "s", [Row(name, values[name]), ours]))
+    ]
+    empty = empty_project(folder / "empty")
+    name = f"an empty DVC project of {EMPTY_STAGES} stages"
+    values = rounds(
+        {name: lambda: nothing_to_do(empty), "this one": lambda: nothing_to_do(project.folder)},
+        count,
+    )
+    ours = Row("this one", values["this one"], name, 1.3)
+    tables.append(Table("dvc repro with nothing to do", "s", [Row(name, values[name]), ours]))
     return tables
 
 
@@ -171,18 +171,18 @@ def preprocess(folder: Path, count: int) -> Table:
             command, cwd=project, env={**environment(), **AS_DVC}, check=True, capture_output=True
         )
 
-    with sandbox(folder / "preprocess", 10, 10) as copy:
-        restore(copy)
-        project = copy.folder
-        for file in params.fetch.files:
-            (project / RAW).mkdir(exist_ok=True)
-            shutil.copy2(RAW / file, project / RAW / file)
-        works = {
-            "NumPy: read, convert, write": bare,
-            "prepare(), which checks SHA-256 too": ours,
-            "the whole stage, a process": stage,
-        }
-        values = rounds({name: partial(timed, work) for name, work in works.items()}, count)
+    copy = Sandbox(folder / "preprocess", 10, 10)
+    restore(copy)
+    project = copy.folder
+    for file in params.fetch.files:
+        (project / RAW).mkdir(exist_ok=True)
+        shutil.copy2(RAW / file, project / RAW / file)
+    works = {
+        "NumPy: read, convert, write": bare,
+        "prepare(), which checks SHA-256 too": ours,
+        "the whole stage, a process": stage,
+    }
+    values = rounds({name: partial(timed, work) for name, work in works.items()}, count)
     name, checked, whole = works
     rows = [
         Row(name, values[name]),

@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fashion_mlp.pictures import BLUE, GREY, STYLE, VERMILION, WIDTH
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from checks.repro import processor
+from fashion_mlp.drawing import BLUE, GREY, STYLE, VERMILION, WIDTH
 from fashion_mlp.files import replacing, write_json
 
 RESULTS = Path("benchmarks")

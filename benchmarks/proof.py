@@ -12,7 +12,7 @@ from fashion_mlp import engine
 from fashion_mlp.dataset import load_split
 from fashion_mlp.params import load_params
 from fashion_mlp.proof import gather, prove
-from stages.export import MODEL, check_bytes_inside, convert, with_bytes_inside
+from stages.export import MODEL, check_uint8, convert, uint8_variant
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     model = convert(network, *form)
     start = time.perf_counter()
     prove(model, evidence, lambda line: None)
-    check_bytes_inside(with_bytes_inside(model), model, images)
+    check_uint8(uint8_variant(model), model, images)
     print(evidence_seconds, time.perf_counter() - start)
 
 

@@ -152,7 +152,8 @@ def test_dropout_leaves_out_a_share_and_keeps_the_mean() -> None:
     from fashion_mlp.network import Dropout
 
     inputs = tf.ones((400, 50))
-    layer, same = Dropout(0.3, seed=1), Dropout(0.3, seed=1)
+    layer: Any = Dropout(0.3, seed=1)
+    same: Any = Dropout(0.3, seed=1)
     assert np.array_equal(layer(inputs, training=False), inputs)
     draw, again = (
         tf.function(partial(of, training=True), jit_compile=True) for of in (layer, same)
