@@ -86,7 +86,7 @@ def test_run_ends_at_ctrl_c_with_one_line(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.startswith("\nprobe: interrupted")
     assert errors.count("\n") == 2
