@@ -5,7 +5,7 @@ counts is the end: after `make` everything must be as an undisturbed run leaves 
 Prints a Markdown table: fault, how often it was tried, outcome. Mounting small file systems needs
 root on Linux; elsewhere those rows say that they were not tried.
 
-    python -m checks.torture [--seed N] [--kills N] [--only NAME ...]
+    python -m checks.torture [--seed N] [--kills N] [--only FAULT ...]
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from checks.heal import outputs_of
 from checks.repro import processor
-from checks.sandbox import Sandbox
+from checks.sandbox import ROOT, Sandbox
 
-EPOCHS = 80
-INTERRUPTED_EPOCHS = 400  # enough for three interrupts
+EPOCHS = 200
+INTERRUPTED_EPOCHS = 600  # enough for three interrupts
 OPTIMIZERS = {
     "SGD": {"momentum": 0.9, "nesterov": True},
     "Adam": {},
@@ -45,13 +48,8 @@ OPTIMIZERS = {
 # Where a kill is aimed, again and again: the longest stage most often.
 AIMS = ("fetch", "preprocess", "train", "train", "evaluate", "train", "export", "preprocess")
 MOST_IN_LAST = 4  # kills of a run in the last stage
-LONGEST = {
-    "fetch": 0.5,
-    "preprocess": 0.6,
-    "train": 12.0,
-    "evaluate": 4.0,
-    "export": 5.0,
-}  # seconds
+WHOM = ("DVC", "stage", "both")
+STAGES = ("fetch", "preprocess", "train", "evaluate", "export")
 READS = {
     "data/raw": "preprocess",
     "data/prepared/train": "train",
@@ -87,13 +85,15 @@ class Ctx(NamedTuple):
     random: random.Random
     kills: int
     scratch: Path
+    undisturbed: dict[str, dict[str, str]]  # by optimizer: what `settle` found
+    seconds: dict[str, float]  # that each stage took then
 
 
 def optimizer(name: str) -> dict[str, object]:
     """The section `train.optimizer` for an optimizer, with all state that it can have."""
+    plain = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]["optimizer"]
     rate = 0.05 if name == "SGD" else 0.001
-    nothing = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
-    return {"name": name, "learning_rate": rate, **nothing, **OPTIMIZERS[name]}
+    return {**plain, "name": name, "learning_rate": rate, **OPTIMIZERS[name]}
 
 
 def differing(box: Sandbox, undisturbed: dict[str, str]) -> list[str]:
@@ -103,60 +103,71 @@ def differing(box: Sandbox, undisturbed: dict[str, str]) -> list[str]:
     return [name for name in names if undisturbed.get(name) != found.get(name)]
 
 
-def kills(ctx: Ctx) -> list[Row]:
-    """`kill -9` at random moments: of DVC, of the stage, of both; restarted until it is done."""
-    counts = dict.fromkeys(("DVC", "stage", "both"), 0)
-    saved, lost, runs, different = 0, 0, 0, []
-    hit: dict[str, int] = {}
-    while sum(counts.values()) < ctx.kills:
-        name = list(OPTIMIZERS)[runs % len(OPTIMIZERS)]
-        undisturbed = settle(ctx, name)
+def kills(ctx: Ctx, name: str) -> Counter[str]:
+    """`kill -9` at random moments: of DVC, of the stage, of both; restarted until it is done.
+
+    Args:
+        ctx: `ctx.kills` of them, and those that end the last run.
+        name: of the optimizer that training uses.
+
+    Returns:
+        Counts: kills by whom and by stage, `saved` epochs, `lost` restart points, `runs`,
+        `different` files.
+    """
+    undisturbed = settle(ctx, name)
+    found: Counter[str] = Counter()
+    while sum(found[whom] for whom in WHOM) < ctx.kills:
         ctx.box.forget()
         ctx.box.set(train__optimizer=optimizer(name))
         last = 0  # kills in the last stage, where all others would end up
         for number in range(3 * len(AIMS)):
-            aim, whom = AIMS[number % len(AIMS)], list(counts)[number % len(counts)]
+            aim, whom = AIMS[number % len(AIMS)], WHOM[number % len(WHOM)]
             stage, output = kill(ctx, aim, whom)
-            saved += restarted_after(output)
+            found["saved"] += restarted_after(output)
             last += stage == "export"
             if stage is None or last > MOST_IN_LAST:
                 break  # all stages are done, or enough of the last
-            counts[whom] += 1
-            hit[stage] = hit.get(stage, 0) + 1
-            say(
-                f"kills: {sum(counts.values())}: {whom}, aimed at {aim}, in {stage}; {saved} epochs"
-            )
+            found.update([whom, stage])
+            say(f"kills, {name}: {whom}, aimed at {aim}, in {stage}; {found['saved']} epochs saved")
         output = ctx.box.good("make")
-        saved += restarted_after(output)
-        lost += output.count("is not used")
-        different += differing(ctx.box, undisturbed)
-        runs += 1
-        say(f"kills: run {runs} ({name}) ends with {len(different)} differences; {hit}")
-    where = ", ".join(f"{count} in {name}" for name, count in sorted(hit.items()))
-    return [
-        Row(
-            f"`kill -9` at a random moment ({counts['DVC']} of DVC, {counts['stage']} of the "
-            f"stage, {counts['both']} of both; {where})",
-            sum(counts.values()),
-            f"{runs} runs with 4 optimizers, each ended by plain `make`: {len(different)} "
-            f"differences in dvc.lock and outputs; restart points saved {saved} epochs, "
-            f"{lost} of them unusable",
-            not different,
-        )
-    ]
+        found["saved"] += restarted_after(output)
+        found["lost"] += output.count("is not used")
+        found["different"] += len(differing(ctx.box, undisturbed))
+        found["runs"] += 1
+        say(f"kills, {name}: run {found['runs']} ends with {found['different']} differences")
+    return found
+
+
+def describe_kills(found: Counter[str]) -> Row:
+    """Write the line of what all optimizers' `kills` counted."""
+    where = ", ".join(f"{found[stage]} in {stage}" for stage in STAGES)
+    return Row(
+        f"`kill -9` at a random moment ({found['DVC']} of DVC, {found['stage']} of the stage, "
+        f"{found['both']} of both; {where})",
+        sum(found[whom] for whom in WHOM),
+        f"{found['runs']} runs with {len(OPTIMIZERS)} optimizers, each ended by plain `make`: "
+        f"{found['different']} differences in dvc.lock and outputs; restart points saved "
+        f"{found['saved']} epochs, {found['lost']} of them unusable",
+        not found["different"],
+    )
 
 
 def settle(ctx: Ctx, name: str) -> dict[str, str]:
     """Hash what an undisturbed run with an optimizer leaves; run it where not done before."""
-    if name not in UNDISTURBED:
+    if name not in ctx.undisturbed:
         ctx.box.forget()
         ctx.box.set(train__optimizer=optimizer(name))
-        ctx.box.good("make")
-        UNDISTURBED[name] = ctx.box.results()
-    return UNDISTURBED[name]
-
-
-UNDISTURBED: dict[str, dict[str, str]] = {}
+        process = ctx.box.start("make")
+        starts = {}
+        for line in process.stdout or ():
+            if match := re.match(r"Running stage '(\w+)'", line):
+                starts[match[1]] = time.monotonic()
+        if process.wait() != 0:
+            raise RuntimeError("plain `make` did not end well; run it by itself")
+        ends = [*list(starts.values())[1:], time.monotonic()]
+        ctx.seconds.update({at: end - starts[at] for at, end in zip(starts, ends, strict=True)})
+        ctx.undisturbed[name] = ctx.box.results()
+    return ctx.undisturbed[name]
 
 
 def kill(ctx: Ctx, aim: str, whom: str) -> tuple[str | None, str]:
@@ -174,14 +185,14 @@ def kill(ctx: Ctx, aim: str, whom: str) -> tuple[str | None, str]:
         lines.append(line)
         if match := re.match(r"Running stage '(\w+)'", line):
             started = match[1]
-            if list(LONGEST).index(started) >= list(LONGEST).index(aim):
+            if STAGES.index(started) >= STAGES.index(aim):
                 break
     else:
         if process.wait() != 0:
             raise RuntimeError(f"plain `make` did not end well:\n{''.join(lines)}")
         return None, "".join(lines)
     stage = started or aim
-    time.sleep(ctx.random.uniform(0.0, LONGEST[stage]))
+    time.sleep(ctx.random.uniform(0.0, ctx.seconds[stage]))
     if process.poll() is None:
         shoot(process, whom)
     rest = process.stdout.read() if process.stdout else ""
@@ -533,7 +544,7 @@ def memory(ctx: Ctx) -> list[Row]:
 def peaks(box: Sandbox) -> dict[str, float]:
     """Run each stage by itself; return its peak resident memory in MiB."""
     found = {}
-    for stage in LONGEST:
+    for stage in STAGES:
         output = box.good(f"python -m checks.peak {stage}")
         found[stage] = int(output.split()[-1]) / 1024
     shutil.rmtree(box.folder.parent)
@@ -601,14 +612,14 @@ def queue(ctx: Ctx) -> Row:
     )
 
 
+# The longest first, as two are at work at a time.
 FAULTS: dict[str, Callable[[Ctx], list[Row]]] = {
-    "kills": kills,
-    "interrupts": interrupts,
-    "corruption": corruption,
-    "edits": edits,
-    "disks": disks,
-    "memory": memory,
     "concurrency": concurrency,
+    "corruption": corruption,
+    "disks": disks,
+    "interrupts": interrupts,
+    "edits": edits,
+    "memory": memory,
 }
 
 
@@ -622,25 +633,40 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kill, starve and damage a copy of the pipeline.")
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     parser.add_argument("--kills", type=int, default=100, help="at least so many")
-    parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--only", nargs="+", choices=("kills", *FAULTS), metavar="FAULT")
     options = parser.parse_args()
+    chosen = options.only or ["kills", *FAULTS]
     start = time.monotonic()
+
     with tempfile.TemporaryDirectory(prefix="fashion-mlp-") as name:
-        scratch = Path(name)
-        box = Sandbox(
-            scratch / "box",
-            1_000,
-            200,
-            train__epochs=EPOCHS,
-            train__hidden_units=100,
-            preprocess__validation_images=200,
-        )
-        ctx = Ctx(box, random.Random(options.seed), options.kills, scratch)  # noqa: S311
-        rows = []
-        for fault in options.only:
-            say(f"{fault}: {(FAULTS[fault].__doc__ or '').splitlines()[0]}")
-            rows += FAULTS[fault](ctx)
-            say(f"{fault}: done after {time.monotonic() - start:.0f} s")
+
+        def alone(of: str, work: Callable[[Ctx], Any]) -> Any:
+            """Do a part of the work in a sandbox of its own."""
+            folder = Path(name) / of
+            box = Sandbox(
+                folder,
+                1_000,
+                200,
+                train__epochs=EPOCHS,
+                train__hidden_units=100,
+                preprocess__validation_images=200,
+            )
+            chance = random.Random(f"{options.seed} {of}")  # noqa: S311
+            kills_each = -(-options.kills // len(OPTIMIZERS))
+            found = work(Ctx(box, chance, kills_each, folder, {}, {}))
+            say(f"{of}: done after {time.monotonic() - start:.0f} s")
+            return found
+
+        # Two at a time: most of it is Python and TensorFlow starting, on one core.
+        with ThreadPoolExecutor(2) as pool:
+            killed = [
+                pool.submit(alone, f"kills-{of}", partial(kills, name=of))
+                for of in (OPTIMIZERS if "kills" in chosen else ())
+            ]
+            others = [pool.submit(alone, of, FAULTS[of]) for of in FAULTS if of in chosen]
+            total: Counter[str] = sum((part.result() for part in killed), Counter())
+            rows = [describe_kills(total)] if killed else []
+            rows += [row for part in others for row in part.result()]
     print("| fault | tried | outcome |")
     print("|---|---|---|")
     for row in rows:

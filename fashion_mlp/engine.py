@@ -24,6 +24,9 @@ XLA_FLAGS = (
     "--xla_cpu_max_isa=AVX2",
 )
 
+# What Keras imports if it is there, for wrappers and pictures that nothing here uses: a second.
+UNUSED = ("matplotlib", "sklearn")
+
 # Options of glibc's mallopt, from malloc.h, with what they are set to.
 MALLOPT = (
     (-3, 32 << 20),  # M_MMAP_THRESHOLD, bytes: smaller blocks come from the heap (its maximum)
@@ -35,7 +38,7 @@ MALLOPT = (
 def start() -> None:
     """Import TensorFlow and Keras with portable arithmetic and without start-up noise.
 
-    Call it before anything else imports Keras. It costs 3 s the first time, nothing after.
+    Call it before anything else imports Keras. It costs 2 to 3 s the first time, nothing after.
 
     Raises:
         RuntimeError: TensorFlow was imported before, without the settings made here.
@@ -75,6 +78,8 @@ def _import_quietly() -> None:
     They print before any setting of theirs can stop them (CUDA not found, oneDNN is on). Where
     the import fails, what they printed is shown.
     """
+    hidden = [name for name in UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: can't be imported
     sys.stderr.flush()
     with tempfile.TemporaryFile() as printed:
         real = os.dup(2)
@@ -90,6 +95,8 @@ def _import_quietly() -> None:
             os.write(real, printed.read())
             raise
         finally:
+            for name in hidden:
+                del sys.modules[name]
             sys.stderr.flush()
             os.dup2(real, 2)
             os.close(real)

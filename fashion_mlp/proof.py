@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import keras
 
 BATCH_SIZE = 1000
+KERAS_IMAGES = 10_000  # given to TensorFlow at a time
 OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 
 Predict = Callable[[np.ndarray, int], np.ndarray]
@@ -146,14 +147,37 @@ def read_weights(network: keras.Model) -> tuple[Weights, str]:
 
 
 def keras_predict(network: keras.Model) -> Predict:
-    """Make a function that runs the Keras model as its users run it, as `predict` does."""
+    """Make a function that runs the Keras model as its users run it, as `predict` does.
+
+    It goes from batch to batch inside TensorFlow: called from Python for each image, Keras takes
+    0.6 ms a call.
+    """
     import tensorflow as tf
 
-    forward = tf.function(
-        lambda batch: network(batch, training=False),
-        input_signature=[tf.TensorSpec((None, network.input_shape[1]), tf.float32)],
+    classes = network.output_shape[1]
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, network.input_shape[1]), tf.float32),
+            tf.TensorSpec((), tf.int32),
+        ]
     )
-    return batched(lambda batch: forward(batch).numpy(), network.output_shape[1])
+    def forward(images: tf.Tensor, batch_size: tf.Tensor) -> tf.Tensor:
+        batches = (tf.shape(images)[0] + batch_size - 1) // batch_size
+        answers = tf.TensorArray(
+            tf.float32, batches, element_shape=(None, classes), infer_shape=False
+        )
+        for number in tf.range(batches):
+            batch = images[number * batch_size : (number + 1) * batch_size]
+            answers = answers.write(number, network(batch, training=False))
+        return answers.concat()
+
+    def run(images: np.ndarray, batch_size: int) -> np.ndarray:
+        at_once = batch_size * max(1, KERAS_IMAGES // batch_size)
+        predict = batched(lambda part: forward(part, batch_size).numpy(), classes)
+        return predict(images, at_once)
+
+    return run
 
 
 def onnxruntime_predict(model: onnx.ModelProto) -> Predict:

@@ -62,6 +62,17 @@ def test_start_is_silent_and_refuses_to_come_too_late() -> None:
     assert errors == ""
 
 
+def test_start_leaves_out_what_keras_would_import_for_nothing_and_others_still_can() -> None:
+    code = (
+        "import sys\n"
+        "from fashion_mlp import engine\n"
+        "engine.start()\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {*engine.UNUSED}))\n"
+        "import matplotlib.figure, sklearn.metrics\n"
+    )
+    assert finish(start(code))[0] == "[]\n"
+
+
 def test_start_uses_tensorflow_on_the_processor_whatever_is_set(engine: None) -> None:
     import keras
     import tensorflow as tf

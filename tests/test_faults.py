@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from checks.sandbox import Sandbox
-from checks.torture import cached, damage_cache
+from checks.torture import OPTIMIZERS, cached, damage_cache, optimizer
+from fashion_mlp.params import check_params
+from tests.conftest import edited, real_values
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +57,8 @@ def test_make_mends_what_a_kill_cut_off_of_dvc_itself(box: Sandbox) -> None:
     (box.folder / ".dvc/tmp/rwlock").write_text('{"write": {')
     box.good("make")
     assert box.results() == undisturbed
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_torture_trains_with_parameters_that_are_taken(name: str) -> None:
+    check_params(edited(real_values(), {"train.optimizer": optimizer(name)}))

@@ -1,10 +1,12 @@
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -368,3 +370,15 @@ def test_load_params_reads_what_yaml_writes(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(VALUES), encoding="utf-8")
     assert load_params(path) == check_params(VALUES)
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "recipes").glob("*.txt")), ids=lambda path: path.stem
+)
+def test_load_params_takes_every_recipe(recipe: Path, tmp_path: Path) -> None:
+    options = [line for line in recipe.read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"-S \S+", line) for line in options)  # as the Makefile splits them
+    (tmp_path / "params.yaml").write_text(TEXT, encoding="utf-8")
+    apply_overrides(tmp_path / "params.yaml", [line.removeprefix("-S ") for line in options])
+    changes = load_params(tmp_path / "params.yaml") != load_params(ROOT / "params.yaml")
+    assert changes == (recipe.stem != "paper")
