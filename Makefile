@@ -30,7 +30,7 @@ PEERS := benchmarks/.venv/.installed
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard consumers/*/package-lock.json))
 
 .PHONY: help repro recipe heal report sweep-picture test test-web test-consumers page lint format lock \
-	check-repro check-portable check-lock gate mutations torture bench bench-scale \
+	check-repro check-portable check-workers check-lock gate mutations torture bench bench-scale \
 	conformance conformance-tools push pull check-sharing sharing-tools clean
 
 help:  ## list the targets
@@ -108,6 +108,9 @@ check-repro: $(INSTALLED)  ## clone HEAD, run everything from nothing, compare e
 
 check-portable: $(INSTALLED)  ## train under other threads, libraries and emulated processors: same bits?
 	@python -m checks.portable
+
+check-workers: $(INSTALLED)  ## train with several workers, kill some: the same losses and weights? (6 minutes)
+	@python -m checks.workers
 
 mutations: repro  ## break the ONNX model in a thousand ways: does the proof notice each? (10 minutes)
 	@python -m checks.mutations

@@ -5,6 +5,7 @@ writes  models/fashion_mlp.keras   the trained network; keras.models.load_model 
         metrics/train.json         train_loss, train_accuracy: the last epoch of the log
         plots/history.csv          the log: epoch, loss, accuracy (and val_…, if held out)
 keeps   .run/train.npz             after each epoch, what a killed run goes on from; none at the end
+obeys   TF_CONFIG                  the other workers, where there are some (fashion_mlp/cluster.py)
 
 The loss and the accuracy of an epoch are means over its batches while the weights still move,
 as Keras' log and the paper's have them.
@@ -18,13 +19,14 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fashion_mlp import engine
+from fashion_mlp import cluster, engine
 from fashion_mlp.console import progress, run
 from fashion_mlp.dataset import Split, load_split, prepared_path
 from fashion_mlp.files import write_json, write_text
@@ -117,6 +119,10 @@ def learn(
     from fashion_mlp.network import Flip, Trainer, build_learner, tables_per_epoch
 
     keras.utils.set_random_seed(params.seed)
+    if cluster.asked():
+        build = partial(build_learner, *network_shape(params, split))
+        optimizer = partial(make_optimizer, params.optimizer)
+        return cluster.learn(params, split, validation, callbacks, restart, build, optimizer)
     moments = pixel_moments(split.images) if params.standardize else None
     learner = build_learner(
         *network_shape(params, split), params.precision, moments, params.dropout, params.seed
@@ -269,6 +275,8 @@ def main() -> None:
     pixels, classes = params.dataset.pixels, len(params.dataset.classes.en)
     split = load_split("train", pixels, classes)
     validation = load_split("validation", pixels, classes)
+    if cluster.asked():
+        cluster.join(chief=True)
     engine.start()
     data = [prepared_path(*of) for of in product(("train", "validation"), ("images", "labels"))]
     restart = Restart(RESTART, identity(params.train.model_dump(), data, [Path(__file__)]))
