@@ -28,7 +28,7 @@ def main() -> None:
     pixels, classes = params.dataset.pixels, len(params.dataset.classes.en)
     split = load_split("train", pixels, classes)
     validation = load_split("validation", pixels, classes)
-    cluster.join(chief=False)
+    cluster.join(params.train, chief=False)
     data = [prepared_path(*of) for of in product(("train", "validation"), ("images", "labels"))]
     same = identity(params.train.model_dump(), data, [Path(train.__file__)])
     train.learn(params.train, split, validation, [], Restart(NOWHERE, same))

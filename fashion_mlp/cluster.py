@@ -6,19 +6,25 @@ it without any. What is computed is what one worker computes, but for the order 
 batches are the same, gradients are summed over all, and each takes the same step.
 
 Worker 0, the chief, runs stage train and alone writes; the others run `python -m worker`.
-Keras' `fit` does not run under `MultiWorkerMirroredStrategy`, so the loop is here.
+Keras' `fit` does not run under `MultiWorkerMirroredStrategy`, so the loop is here. It has what the
+paper's training needs; parameters that ask for more are refused (`PLAIN`).
 """
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import json
 import os
 import re
+import signal
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,10 +38,23 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-TF_CONFIG, DEVICES = "TF_CONFIG", "FASHION_MLP_DEVICES"
-# So long one waits for another that hangs, or for the chief's validation. Of a worker that is
-# killed, the broken connection tells, or TensorFlow's heartbeats do, within 10 s.
+TF_CONFIG, DEVICES, WAIT = "TF_CONFIG", "FASHION_MLP_DEVICES", "FASHION_MLP_WAIT"
+ALONE = '{"cluster": {"worker": ["localhost:0"]}, "task": {"type": "worker", "index": 0}}'
+WAIT_SECONDS = "300"  # for workers that are not there yet, where FASHION_MLP_WAIT says nothing
+LOOK_SECONDS = 0.25  # between looks for them
+# So long one waits, while training, for another that lives but sends nothing, or for the chief's
+# validation. Of one that is killed or cut off, TensorFlow hears sooner (docs/workers.md).
 HUNG_SECONDS = 45.0
+CHUNK = 1000  # validation images at a time
+# Keys of the section `train` that only `stages.train.learn` carries out, with the value of each
+# that asks for nothing.
+PLAIN = {
+    "standardize": False,
+    "dropout": 0.0,
+    "flip": False,
+    "precision": "float32",
+    "optimizer.schedule": "constant",
+}
 
 
 def asked() -> bool:
@@ -49,11 +68,12 @@ def read_config() -> tuple[list[str], int]:
     Raises:
         ValueError: it is not of the form that is meant.
     """
-    text = os.environ.get(TF_CONFIG, '{"cluster": {"worker": [""]}, "task": {"index": 0}}')
-    with suppress(ValueError, KeyError, TypeError):
+    text = os.environ.get(TF_CONFIG, ALONE)
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
         config = json.loads(text)
         workers, number = config["cluster"]["worker"], config["task"]["index"]
-        if [*config["cluster"]] == ["worker"] and 0 <= number < len(workers):
+        formed = all(host and 0 <= port < 2**16 for host, port in map(_address, workers))
+        if formed and [*config["cluster"]] == ["worker"] and 0 <= number < len(workers):
             return workers, number
     raise ValueError(
         'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
@@ -61,61 +81,145 @@ def read_config() -> tuple[list[str], int]:
     )
 
 
+def _address(worker: str) -> tuple[str, int]:
+    host, _, port = worker.rpartition(":")
+    return host.strip("[]"), int(port)  # of IPv6: [::1]:5001
+
+
 @cache
-def join(chief: bool) -> tf.distribute.Strategy:
+def join(params: Train, chief: bool) -> tf.distribute.Strategy:
     """Start the engine and meet the other workers, before anything is computed.
 
     Args:
+        params: the section `train` of params.yaml.
         chief: whether the caller is the one that writes.
 
     Raises:
-        ValueError: the environment variables are wrong, or the caller is not whom they name.
+        ValueError: the parameters or the environment variables are not what can be done, or the
+            caller is not whom these name.
         RuntimeError: the workers did not come together.
     """
     workers, number = read_config()
     if chief != (number == 0):
         right = "`python -m worker`" if chief else "`make`, or stage train,"
         raise ValueError(f"TF_CONFIG: this is worker {number} of {len(workers)}: run {right} here")
+    _check_plain(params)
     # Of a worker that is gone, TensorFlow tells in dozens of lines; we do in one.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     engine.start()
     import tensorflow as tf
 
-    devices = _choose_devices(os.environ.get(DEVICES, "cpu:1"))
+    kind, count = _read_devices(os.environ.get(DEVICES, "cpu:1"))
+    if params.batch_size % (len(workers) * count):
+        raise ValueError(
+            f"params.yaml: train.batch_size: expected a multiple of {len(workers) * count}, the "
+            f"number of workers (or devices), got {params.batch_size}"
+        )
+    if TF_CONFIG in os.environ:
+        _meet(workers, number)
+    if kind == "GPU":  # which the engine has hidden
+        tf.config.set_visible_devices(tf.config.list_physical_devices("GPU"), "GPU")
+    else:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        parts = [tf.config.LogicalDeviceConfiguration()] * count
+        tf.config.set_logical_device_configuration(cpu, parts)
     if TF_CONFIG not in os.environ:
-        return tf.distribute.MirroredStrategy(devices)
-    print(f"worker {number} of {len(workers)}: waiting for all {len(workers)}", file=sys.stderr)
+        return tf.distribute.MirroredStrategy([f"{kind}:{number}" for number in range(count)])
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=HUNG_SECONDS)
+    # TensorFlow would wait for an hour for one that ended just now, and would hold up Python.
+    faulthandler.dump_traceback_later(_read_wait(), exit=True)
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     except (tf.errors.OpError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RuntimeError(
             f"TF_CONFIG: worker {number} ({workers[number]}) could not join ({reason}); is its "
             f"port free, and are all started?"
         ) from None
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow notes it, and goes on
+    return strategy
 
 
-def _choose_devices(text: str) -> list[str]:
+def _check_plain(params: Train) -> None:
+    found = {key: attrgetter(key)(params) for key in PLAIN}
+    if other := [key for key in PLAIN if found[key] != PLAIN[key]]:
+        expected, got = (
+            ", ".join(json.dumps(values[key]) for key in other) for values in (PLAIN, found)
+        )
+        raise ValueError(
+            f"params.yaml: {', '.join(f'train.{key}' for key in other)}: with {TF_CONFIG} or "
+            f"{DEVICES} set, expected {expected}, got {got}; change that, or unset the variable"
+        )
+
+
+def _read_devices(text: str) -> tuple[str, int]:
+    """Read FASHION_MLP_DEVICES: CPU or GPU, and how many of them."""
     import tensorflow as tf
 
     if text == "gpu":
-        gpus = tf.config.list_physical_devices("GPU")
-        tf.config.set_visible_devices(gpus, "GPU")  # which the engine has hidden
-        devices = [f"GPU:{number}" for number in range(len(gpus))]
+        count = len(tf.config.list_physical_devices("GPU"))
     else:  # TensorFlow's workers have one processor each
         limit = 1 if TF_CONFIG in os.environ else 9
         count = int(text[4:]) if re.fullmatch(rf"cpu:[1-{limit}]", text) else 0
-        devices = [f"CPU:{number}" for number in range(count)]
-        (cpu,) = tf.config.list_physical_devices("CPU")
-        parts = [tf.config.LogicalDeviceConfiguration()] * count
-        tf.config.set_logical_device_configuration(cpu, parts)
-    if not devices:
+    if not count:
         raise ValueError(
             f"{DEVICES}: expected `gpu`, where there is one, or, without TF_CONFIG, `cpu:2` "
             f"(to 9), got {text}"
         )
-    return devices
+    return text[:3].upper(), count
+
+
+def _read_wait() -> int:
+    text = os.environ.get(WAIT, WAIT_SECONDS)
+    if not re.fullmatch(r"[1-9]\d{0,5}", text):
+        raise ValueError(f"{WAIT}: expected seconds, as 300, got {text}")
+    return int(text)
+
+
+def _meet(workers: Sequence[str], number: int) -> None:
+    """Wait until all listen at their ports; here, as no signal ends TensorFlow's own waiting.
+
+    Raises:
+        RuntimeError: this one's port is taken, or others did not come in time.
+    """
+    seconds = _read_wait()
+    deadline = time.monotonic() + seconds
+    try:
+        listener = _listen(_address(workers[number])[1], len(workers))
+    except OSError as error:
+        raise RuntimeError(
+            f"TF_CONFIG: worker {number} ({workers[number]}) can't listen at its port: "
+            f"{error.strerror}; choose another, or end what has it"
+        ) from None
+    with listener:
+        absent = [other for other in range(len(workers)) if other != number]
+        said = ""
+        while absent := [other for other in absent if not _listens(workers[other])]:
+            names = ", ".join(f"worker {other} ({workers[other]})" for other in absent)
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"TF_CONFIG: {names} did not come within {seconds} s; start all, each with its "
+                    f"own index, or give them longer: {WAIT}=seconds"
+                )
+            if names != said:
+                print(f"worker {number}: waiting for {names}, {seconds} s", file=sys.stderr)
+            said = names
+            time.sleep(LOOK_SECONDS)
+
+
+def _listen(port: int, others: int) -> socket.socket:
+    """Listen at a port of all addresses, as TensorFlow does; the system answers, we need not."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", port), family=family, backlog=others, dualstack_ipv6=both)
+
+
+def _listens(worker: str) -> bool:
+    with suppress(OSError), socket.create_connection(_address(worker), timeout=5):
+        return True
+    return False
 
 
 def learn(
@@ -142,20 +246,14 @@ def learn(
         The trained network, the same on all workers, and its history.
 
     Raises:
-        ValueError: a batch does not divide, or workers have other parameters, data or code.
+        ValueError: see `join`; or workers have other parameters, data, code or libraries.
         RuntimeError: a worker is gone, or the weights differ at the end.
     """
     import tensorflow as tf
     from keras.callbacks import CallbackList
 
     workers, number = read_config()
-    strategy = join(chief=number == 0)
-    if params.batch_size % strategy.num_replicas_in_sync:
-        raise ValueError(
-            f"params.yaml: train.batch_size: expected a multiple of "
-            f"{strategy.num_replicas_in_sync}, the number of workers (or devices), "
-            f"got {params.batch_size}"
-        )
+    strategy = join(params, chief=number == 0)
     done = 0
     try:
         _check_agreement(strategy, restart.of if restart else {})
@@ -172,11 +270,12 @@ def learn(
         done, *values = (of_all[0] for of_all in gathered)  # the chief's
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
+        measure = _validator(network, validation)
         listeners = CallbackList([*callbacks], add_history=True, model=network)
         listeners.on_train_begin()
         for logs in _epochs(strategy, network, params, split, done):
             if number == 0 and len(validation.images):
-                logs |= _measure(network, validation)
+                logs |= measure()
             listeners.on_epoch_end(done, logs)
             done += 1
         listeners.on_train_end()
@@ -245,13 +344,25 @@ def _epochs(
         yield {"loss": float(loss), "accuracy": float(accuracy)}
 
 
-def _measure(network: keras.Sequential, validation: Split) -> dict[str, float]:
-    from fashion_mlp.network import mean_loss, probabilities
+def _validator(network: keras.Sequential, validation: Split) -> Callable[[], dict[str, float]]:
+    """Make what measures on validation images; compiled once, for all epochs."""
+    import tensorflow as tf
 
-    predicted = probabilities(network, validation.images, 1000)
-    right = predicted.argmax(axis=1) == validation.labels.argmax(axis=1)
-    loss = mean_loss(network, predicted, validation.labels)
-    return {"val_loss": loss, "val_accuracy": float(right.mean())}
+    from fashion_mlp.network import mean_loss
+
+    @tf.function(jit_compile=True)
+    def forward(images: tf.Tensor) -> tf.Tensor:
+        return network(images, training=False)
+
+    def measure() -> dict[str, float]:
+        starts = range(0, len(validation.images), CHUNK)
+        chunks = [tf.constant(validation.images[first : first + CHUNK]) for first in starts]
+        predicted = np.concatenate([forward(chunk).numpy() for chunk in chunks])
+        right = predicted.argmax(axis=1) == validation.labels.argmax(axis=1)
+        loss = mean_loss(network, predicted, validation.labels)
+        return {"val_loss": loss, "val_accuracy": float(right.mean())}
+
+    return measure
 
 
 def _spread(strategy: tf.distribute.Strategy, values: Sequence[np.ndarray]) -> Any:

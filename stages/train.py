@@ -276,7 +276,7 @@ def main() -> None:
     split = load_split("train", pixels, classes)
     validation = load_split("validation", pixels, classes)
     if cluster.asked():
-        cluster.join(chief=True)
+        cluster.join(params.train, chief=True)
     engine.start()
     data = [prepared_path(*of) for of in product(("train", "validation"), ("images", "labels"))]
     restart = Restart(RESTART, identity(params.train.model_dump(), data, [Path(__file__)]))
