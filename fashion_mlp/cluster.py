@@ -191,7 +191,7 @@ def _meet(workers: Sequence[str], number: int) -> None:
     except OSError as error:
         raise RuntimeError(
             f"TF_CONFIG: worker {number} ({workers[number]}) can't listen at its port: "
-            f"{error.strerror}; choose another, or end what has it"
+            f"{os.strerror(error.errno or 0)}; choose another, or end what has it"
         ) from None
     with listener:
         absent = [other for other in range(len(workers)) if other != number]
