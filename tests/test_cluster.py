@@ -22,7 +22,7 @@ from tests.conftest import CLASSES, HEIGHT, WIDTH, Data, edited, small_values
 WORKERS = ["localhost:1", "localhost:2"]
 # 249 images in batches of 60: the last one has 9, five for one worker and four for the other.
 IMAGES = 249
-EPOCHS = 100  # a kill after the first comes long before the last
+EPOCHS = 40  # a kill after the first comes long before the last
 SETTINGS = {"train.batch_size": 60, "train.optimizer.momentum": 0.9, "train.epochs": EPOCHS}
 COMPARED = 10  # epochs that are held against one worker's: rounding grows
 # Every key that the loop there obeys; PLAIN has the others.
