@@ -23,7 +23,19 @@ NOWHERE = Path(".run/worker.npz")  # the chief alone reads and writes a restart 
 
 
 def main() -> None:
-    """Train with the others and forget the result."""
+    """Train with the others and forget the result.
+
+    Raises:
+        KeyboardInterrupt: someone interrupted it; the text says what to do.
+    """
+    try:
+        take_part()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("start it again together with the others") from None
+
+
+def take_part() -> None:
+    """Read what the chief reads too, and train with it."""
     params = load_params()
     pixels, classes = params.dataset.pixels, len(params.dataset.classes.en)
     split = load_split("train", pixels, classes)

@@ -37,6 +37,7 @@ from checks.sandbox import environment, run
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES, EPOCHS = 20_000, 3
+GRADIENTS = 4 * (784 * 800 + 800 + 800 * 10 + 10)  # bytes
 ROUNDING = 1e-5  # of a loss: what another order of adding may change
 NOTICED_SECONDS = 60.0
 LONGEST_SECONDS = 300.0
@@ -59,6 +60,7 @@ class Team:
         hosts: Sequence[str] = (),
         anew: bool = True,
         devices: str = "",
+        module: str = "",
     ) -> None:
         """Start `count` workers, from nothing if `anew`; 0 is one without TF_CONFIG.
 
@@ -68,6 +70,7 @@ class Team:
             hosts: the address of each.
             anew: without a restart point.
             devices: FASHION_MLP_DEVICES, where it is to be set.
+            module: what all run, if not stage train and `worker`.
         """
         self.stop()
         if anew:
@@ -84,10 +87,10 @@ class Team:
             extra = {"TF_CONFIG": json.dumps(config)} if count else {}
             extra |= {"FASHION_MLP_DEVICES": devices} if devices else {}
             prefix = prefixes[number].split() if prefixes else []
-            module = "worker" if number else "stages.train"
+            role = "worker" if number else "stages.train"
             with (self.folder / f"{number}.log").open("wb") as log:
                 process = subprocess.Popen(
-                    [*prefix, sys.executable, "-m", module],
+                    [*prefix, sys.executable, "-m", module or role],
                     cwd=own,
                     env={**environment(), "PYTHONPATH": str(ROOT), **extra},
                     stdout=log,
@@ -257,6 +260,15 @@ class Table:
             raise RuntimeError(f"losses {losses} for {self.alone}; weights {hashes}")
         return f"losses within {largest:.0e} of one worker's; all have weights {min(hashes)}"
 
+    def exchange(self, **options: Any) -> tuple[str, str]:
+        """Exchange gradients and nothing else between two; say how fast."""
+        self.team.start(2, module="checks.exchange", **options)
+        if any(self.team.wait([0, 1])):
+            raise RuntimeError(self.team.printed(0))
+        (milliseconds,) = re.findall(r"([\d.]+) ms a step", self.team.printed(0))
+        rate = GRADIENTS / float(milliseconds) / 1000
+        return milliseconds, f"{GRADIENTS:,} bytes a step, each way: {rate:.0f} MB/s"
+
     def harm(self, survivor: int, fault: Callable[[], object]) -> tuple[str, str]:
         """Do harm to two workers at work; say how long the survivor took to say so and end."""
         seconds = time_to_errors(self.team, [survivor], fault)
@@ -289,6 +301,7 @@ def on_this_host(table: Table) -> None:
     table.row("one worker, two devices", lambda: table.train(0, devices="cpu:2"))
     table.row("two workers", lambda: table.train(2))
     table.row("four workers", lambda: table.train(4))
+    table.row("two workers, the exchange of gradients alone", table.exchange)
 
     def kill(number: int) -> tuple[str, str]:
         team.start(2)
@@ -326,6 +339,10 @@ def on_two_hosts(table: Table) -> None:
         table.row(
             "two hosts, a worker on each",
             lambda: table.train(2, prefixes=prefixes, hosts=ADDRESSES),
+        )
+        table.row(
+            "two hosts, the exchange of gradients alone",
+            lambda: table.exchange(prefixes=prefixes, hosts=ADDRESSES),
         )
         table.row("the cable between two hosts pulled", pull)
 

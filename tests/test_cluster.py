@@ -84,16 +84,19 @@ def test_learn_refuses_workers_that_train_something_else(team: Team) -> None:
 
 
 def test_join_is_ended_by_signals_while_it_waits(team: Team) -> None:
-    team.start(3)
-    team.processes[2].kill()
-    for number in (0, 1):
+    team.start(4)
+    team.processes[3].kill()
+    for number in (0, 1, 2):
         while "waiting for worker " not in team.printed(number):
             assert team.processes[number].poll() is None, team.printed(number)
             time.sleep(0.05)
     team.processes[0].send_signal(signal.SIGINT)
-    team.processes[1].send_signal(signal.SIGTERM)
-    assert team.wait([0, 1]) == [128 + signal.SIGINT, -signal.SIGTERM]
+    team.processes[1].send_signal(signal.SIGINT)
+    team.processes[2].send_signal(signal.SIGTERM)
+    assert team.wait([0, 1, 2]) == [128 + signal.SIGINT, 128 + signal.SIGINT, -signal.SIGTERM]
     assert team.printed(0).splitlines()[-1].startswith("train: interrupted; ")
+    expected = "worker: interrupted; start it again together with the others"
+    assert team.printed(1).splitlines()[-1] == expected
 
 
 def config(index: Any, **jobs: Any) -> str:
