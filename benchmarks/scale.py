@@ -207,20 +207,19 @@ def growth(
         factors: the sizes, in times the data; the middle one is where `at first` ends.
     """
     least, middle, most = factors[0], factors[len(factors) // 2], factors[-1]
+
+    def further(stage: str, low: float, high: float) -> list[float]:
+        pairs = zip(seconds[stage, low], seconds[stage, high], strict=True)
+        return [(after - before) / (high - low) for before, after in pairs]
+
     rows = []
     for stage in STAGES:
         rows += [Row(f"{stage}, {factor:g} x", seconds[stage, factor]) for factor in factors]
-        first = f"{stage}: a further 1 x, up to {middle:g} x"
-        steps: list[tuple[float, float, str, str, float | None]] = [
-            (least, middle, first, "", None)
-        ]
+        first = f"  {stage}: a further 1 x, up to {middle:g} x"
+        rows.append(Row(first, further(stage, least, middle)))
         if middle < most:
-            name = f"{stage}: a further 1 x, from {middle:g} x to {most:g} x"
-            steps.append((middle, most, name, first, 1.1))
-        for low, high, name, against, goal in steps:
-            pairs = zip(seconds[stage, low], seconds[stage, high], strict=True)
-            values = [(after - before) / (high - low) for before, after in pairs]
-            rows.append(Row(name, values, against, goal))
+            last = f"  {stage}: a further 1 x, from {middle:g} x to {most:g} x"
+            rows.append(Row(last, further(stage, middle, most), first, 1.1))
     return Table(
         title, "s", rows, ["linear: a further copy costs at the end what it cost at first"]
     )

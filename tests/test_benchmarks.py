@@ -136,6 +136,20 @@ def test_write_copies_repeats_with_noise(tmp_path: Path) -> None:
         assert 0 < abs(copy - pixels).max() <= scale.NOISE
 
 
+@pytest.mark.parametrize(("power", "expected"), [(1.0, 1.0), (1.2, 1.214)])
+def test_growth_tells_linear_from_more(power: float, expected: float) -> None:
+    factors = [1.0, 2.0, 5.0, 10.0]
+    seconds = {
+        (stage, factor): [3.0 + factor**power] for stage in scale.STAGES for factor in factors
+    }
+    table = scale.growth("", seconds, factors)
+    judged = [row for row in table.rows if row.goal]
+    assert [row.goal for row in judged] == [1.1] * 3
+    for row in judged:
+        ratio = table.ratio(row)
+        assert ratio and ratio.median == pytest.approx(expected, abs=0.005)
+
+
 def test_machine_names_all_packages() -> None:
     on = measure.machine()
     assert {"processor", "cores", *measure.PACKAGES} <= set(on)
