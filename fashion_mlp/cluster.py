@@ -52,6 +52,7 @@ PLAIN = {
     "standardize": False,
     "dropout": 0.0,
     "flip": False,
+    "mixup": 0.0,
     "precision": "float32",
     "optimizer.schedule": "constant",
 }

@@ -175,25 +175,48 @@ def learnt_weights(learner: keras.Sequential) -> list[np.ndarray]:
     return [kernel, bias, *rest]
 
 
-class Flip:
-    """Mirrors every other image, left to right, by chance, anew at each step.
+class Augmentation:
+    """What training does to each batch anew: mirror some images, blend some with others.
 
     What it draws depends on the seed and the number of the step alone, so that a training run
     that was killed goes on with what it would have drawn.
     """
 
-    def __init__(self, seed: int, image_shape: tuple[int, int]) -> None:
-        """Take params.yaml's seed, and the height and width of an image in pixels."""
+    def __init__(self, seed: int, image_shape: tuple[int, int], flip: bool, mixup: float) -> None:
+        """Take the knobs of params.yaml, and the height and width of an image in pixels."""
         self.seed = seed
         self.image_shape = image_shape
+        self.flip = flip
+        self.mixup = mixup
 
-    def __call__(self, images: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Map float32 (batch, pixels) to the same shape; `step` is an int64 scalar."""
-        count = tf.shape(images)[0]
+    def __call__(
+        self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Change a batch.
+
+        Args:
+            images: float32 (batch, pixels).
+            labels: float32 (batch, classes).
+            step: of the training, an int64 scalar.
+
+        Returns:
+            Both, of the same shapes.
+        """
         seed = tf.stack([tf.constant(self.seed, tf.int64), step])
-        chosen = tf.random.stateless_uniform((count, 1), seed) < 0.5
-        mirrored = tf.reverse(tf.reshape(images, (count, *self.image_shape)), [2])
-        return tf.where(chosen, tf.reshape(mirrored, tf.shape(images)), images)
+        # All in one call: its random numbers depend on the lower 32 bits of the seeds alone, so
+        # that calls are hard to keep apart. And XLA alone has them (threefry).
+        drawn = tf.random.stateless_uniform((tf.shape(images)[0], 3), seed, alg="threefry")
+        mirror, blend, share = tf.split(drawn, 3, axis=1)
+        if self.flip:
+            mirrored = tf.reverse(tf.reshape(images, (-1, *self.image_shape)), [2])
+            images = tf.where(mirror < 0.5, tf.reshape(mirrored, tf.shape(images)), images)
+        if self.mixup:
+            share = tf.where(blend < self.mixup, share, 1.0)
+            # With the next of the batch, which was shuffled.
+            images, labels = (
+                share * own + (1 - share) * tf.roll(own, 1, axis=0) for own in (images, labels)
+            )
+        return images, labels
 
 
 class Trainer(keras.Model):
@@ -212,12 +235,12 @@ class Trainer(keras.Model):
         self,
         network: keras.Sequential,
         resident: Split | None,
-        flip: Flip | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Train `network` on the `resident` images, or on those that come."""
         super().__init__(name="trainer")
         self.network = network
-        self.flip = flip
+        self.augmentation = augmentation
         self.resident = resident and Split(*map(tf.constant, resident))
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -232,8 +255,9 @@ class Trainer(keras.Model):
                 images, labels = (tf.gather(array, table[row]) for array in self.resident)
             else:
                 images, labels = (array[row] for array in table)
-            if self.flip:
-                images = self.flip(images, tf.cast(self.optimizer.iterations, tf.int64))
+            if self.augmentation:
+                step = tf.cast(self.optimizer.iterations, tf.int64)
+                images, labels = self.augmentation(images, labels, step)
             self._learn(images, labels)
             return (row + 1,)
 

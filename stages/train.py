@@ -116,7 +116,7 @@ def learn(
     """
     import keras
 
-    from fashion_mlp.network import Flip, Trainer, build_learner, tables_per_epoch
+    from fashion_mlp.network import Augmentation, Trainer, build_learner, tables_per_epoch
 
     keras.utils.set_random_seed(params.seed)
     if cluster.asked():
@@ -127,9 +127,11 @@ def learn(
     learner = build_learner(
         *network_shape(params, split), params.precision, moments, params.dropout, params.seed
     )
-    flip = Flip(params.seed, image_shape) if params.flip else None
+    augmentation = None
+    if params.flip or params.mixup:
+        augmentation = Augmentation(params.seed, image_shape, params.flip, params.mixup)
     resident = split.images.nbytes <= MEMORY_SHARE * memory_limit()
-    trainer = Trainer(learner, split if resident else None, flip)
+    trainer = Trainer(learner, split if resident else None, augmentation)
     batching = (len(split.images), params.batch_size, params.steps_per_execution)
     steps = params.epochs * -(-len(split.images) // params.batch_size)
     trainer.compile(

@@ -139,6 +139,7 @@ def test_join_sends_a_worker_to_its_command(
     [("standardize", True, "expected false, got true"),
      ("dropout", 0.5, "expected 0.0, got 0.5"),
      ("flip", True, "expected false, got true"),
+     ("mixup", 0.5, "expected 0.0, got 0.5"),
      ("precision", "bfloat16", 'expected "float32", got "bfloat16"'),
      ("optimizer.schedule", "cosine", 'expected "constant", got "cosine"')],
 )  # fmt: skip

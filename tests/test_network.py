@@ -166,23 +166,45 @@ def test_dropout_leaves_out_a_share_and_keeps_the_mean() -> None:
     assert np.array_equal(again(inputs), first)
 
 
-def test_flip_mirrors_about_half_of_the_images_anew_at_each_step() -> None:
+def augmented(images: np.ndarray, step: int, **knobs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Augment a batch whose labels are one-hot by row, compiled as in training."""
     import tensorflow as tf
 
-    from fashion_mlp.network import Flip
+    from fashion_mlp.network import Augmentation
 
+    augment = tf.function(Augmentation(42, **knobs), jit_compile=True)
+    labels = np.eye(len(images), dtype=np.float32)
+    of = (tf.constant(images), tf.constant(labels), tf.constant(step, tf.int64))
+    got, got_labels = (tensor.numpy() for tensor in augment(*of))
+    return got, got_labels
+
+
+def test_augmentation_mirrors_about_half_of_the_images_anew_at_each_step() -> None:
     images = np.random.default_rng(0).random((400, 6), np.float32)
     mirrored = images.reshape(400, 2, 3)[:, :, ::-1].reshape(400, 6)
-    flip = Flip(42, (2, 3))
+    knobs = {"image_shape": (2, 3), "flip": True, "mixup": 0.0}
     chosen = []
     for step in (0, 1):
-        got = flip(tf.constant(images), tf.constant(step, tf.int64)).numpy()
+        got, labels = augmented(images, step, **knobs)
         chosen.append((got == mirrored).all(axis=1))
         assert np.array_equal(got, np.where(chosen[-1][:, np.newaxis], mirrored, images))
         assert 150 < chosen[-1].sum() < 250
-        again = Flip(42, (2, 3))(tf.constant(images), tf.constant(step, tf.int64)).numpy()
-        assert np.array_equal(again, got)
+        assert np.array_equal(labels, np.eye(400))
+        assert np.array_equal(augmented(images, step, **knobs)[0], got)
     assert not np.array_equal(*chosen)
+
+
+def test_augmentation_blends_a_share_of_the_images_and_their_labels_alike() -> None:
+    images = np.eye(400, dtype=np.float32)  # so that each says of what it is blended
+    knobs = {"image_shape": (20, 20), "flip": False, "mixup": 0.25}
+    got, labels = augmented(images, 7, **knobs)
+    assert np.array_equal(got, labels)
+    shares = got.diagonal()
+    expected = shares[:, np.newaxis] * images + (1 - shares[:, np.newaxis]) * np.roll(images, 1, 0)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    assert 70 < (shares < 1).sum() < 130
+    assert 0.4 < shares[shares < 1].mean() < 0.6
+    assert not np.array_equal(augmented(images, 8, **knobs)[0], got)
 
 
 @given(

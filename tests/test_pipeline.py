@@ -353,6 +353,7 @@ KNOBS = {
     "train.standardize": "true",
     "train.dropout": 0.5,
     "train.flip": "true",
+    "train.mixup": "0.25",
     "train.precision": "bfloat16",
     "train.steps_per_execution": 3,
     "evaluate.language": "ru",

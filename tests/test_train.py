@@ -174,7 +174,13 @@ def test_learn_in_bfloat16_ends_near_float32(paper: list[np.ndarray], train_spli
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("dropout", 0.5), ("flip", True), ("standardize", True), ("optimizer.schedule", "cosine")],
+    [
+        ("dropout", 0.5),
+        ("flip", True),
+        ("mixup", 0.5),
+        ("standardize", True),
+        ("optimizer.schedule", "cosine"),
+    ],
 )
 def test_learn_heeds_each_knob_and_goes_on_after_a_kill_with_the_same_bits(
     paper: list[np.ndarray], train_split: Split, tmp_path: Path, key: str, value: object
