@@ -109,7 +109,7 @@ check-repro: $(INSTALLED)  ## clone HEAD, run everything from nothing, compare e
 check-portable: $(INSTALLED)  ## train under other threads, libraries and emulated processors: same bits?
 	@python -m checks.portable
 
-check-workers: $(INSTALLED)  ## train with several workers, kill some: the same losses and weights? (6 minutes)
+check-workers: $(INSTALLED)  ## train with several workers, kill some: the same losses and weights? (2 minutes)
 	@python -m checks.workers
 
 mutations: repro  ## break the ONNX model in a thousand ways: does the proof notice each? (10 minutes)
