@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import signal
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,11 @@ TRAIN, TEST = 300, 100
 
 # So that no child of a test reads the data from where the user keeps them.
 os.environ.pop("FASHION_MNIST_DIR", None)
+
+
+# Tests send Ctrl-C to processes that they start. What is run in a script's background ignores it,
+# and so do its children, unless the parent handles it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
