@@ -29,7 +29,7 @@ SHARING := checks/sharing/.venv/.installed
 PEERS := benchmarks/.venv/.installed
 NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,$(wildcard consumers/*/package-lock.json))
 
-.PHONY: help repro recipe heal report sweep-picture test test-web test-consumers page lint format lock \
+.PHONY: help repro recipe heal report sweep-picture test test-web test-consumers test-workers page lint format lock \
 	check-repro check-portable check-workers check-lock gate mutations torture bench bench-scale \
 	conformance conformance-tools push pull check-sharing sharing-tools clean
 
@@ -142,6 +142,10 @@ conformance: $(INSTALLED) $(CONSUMERS) $(NODE_MODULES)  ## run the model in ever
 test-consumers: $(INSTALLED) $(CONSUMERS) $(NODE_MODULES)  ## run the snippets of consumers/README.md as printed
 	@$(ORT_LAYOUT)
 	python -m pytest -m consumers tests/test_consumers.py
+
+test-workers: $(INSTALLED)  ## train with two workers, lose one, refuse what does not fit (1 minute)
+	@echo "make: pytest -m workers"
+	python -m pytest -m workers tests/test_cluster.py
 
 conformance-tools:  ## as root on Debian or Ubuntu: install what conformance needs from there
 	@missing=()

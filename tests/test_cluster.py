@@ -53,6 +53,7 @@ def splits(folder: Path) -> tuple[Split, Split]:
     return train, validation
 
 
+@pytest.mark.workers
 @pytest.mark.usefixtures("engine")
 def test_learn_of_two_workers_is_that_of_one_also_after_a_kill(team: Team) -> None:
     team.start(2)
@@ -70,6 +71,7 @@ def test_learn_of_two_workers_is_that_of_one_also_after_a_kill(team: Team) -> No
         np.testing.assert_allclose(history[:COMPARED, column], alone[key], rtol=0, atol=1e-5)
 
 
+@pytest.mark.workers
 def test_learn_refuses_workers_that_train_something_else(team: Team) -> None:
     team.params = (*team.params, edited(team.params[0], {"train.seed": 1}))
     team.start(2)
@@ -83,6 +85,7 @@ def test_learn_refuses_workers_that_train_something_else(team: Team) -> None:
         )
 
 
+@pytest.mark.workers
 def test_join_is_ended_by_signals_while_it_waits(team: Team) -> None:
     team.start(4)
     team.processes[3].kill()
