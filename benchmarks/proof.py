@@ -11,7 +11,7 @@ import time
 from fashion_mlp import engine
 from fashion_mlp.dataset import load_split
 from fashion_mlp.params import load_params
-from fashion_mlp.proof import gather, prove
+from fashion_mlp.proof import Candidate, gather, prove
 from stages.export import MODEL, check_uint8, convert, uint8_variant
 
 
@@ -32,8 +32,9 @@ def main() -> None:
     evidence_seconds = time.perf_counter() - start
     model = convert(network, *form)
     start = time.perf_counter()
-    prove(model, evidence, lambda line: None)
-    check_uint8(uint8_variant(model), model, images)
+    candidate = Candidate(model)
+    prove(candidate, evidence, lambda line: None)
+    check_uint8(uint8_variant(model), candidate, images)
     print(evidence_seconds, time.perf_counter() - start)
 
 

@@ -26,7 +26,7 @@ from fashion_mlp import engine
 from fashion_mlp.console import progress
 from fashion_mlp.dataset import Split, load_split
 from fashion_mlp.params import load_params
-from fashion_mlp.proof import LEVELS, Evidence, gather, onnxruntime_predict, prove
+from fashion_mlp.proof import LEVELS, Candidate, Evidence, gather, onnxruntime_predict, prove
 from stages.export import MODEL, convert
 from stages.train import learn, network_shape
 
@@ -267,10 +267,10 @@ def usual_check(model: onnx.ModelProto, evidence: Evidence, rng: np.random.Gener
 
 def noticed(model: onnx.ModelProto, evidence: Evidence) -> list[str]:
     """Name the levels that refuse a model."""
-    names = []
+    names, candidate = [], Candidate(model)
     for name, level in LEVELS.items():
         try:
-            level(model, evidence)
+            level(candidate, evidence)
         except ValueError:
             names.append(name)
     return names
@@ -342,7 +342,7 @@ def main() -> int:
             healthy.append(network.get_weights())
             try:
                 evidence, _ = gather(network, everything, *form, params.export.tolerance, [7, 1000])
-                prove(convert(network, *form), evidence, lambda line: None)
+                prove(Candidate(convert(network, *form)), evidence, lambda line: None)
             except ValueError as error:
                 alarms.append(f"seed {settings.seed}: {error}")
             keras.backend.clear_session()

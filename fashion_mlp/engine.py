@@ -9,9 +9,12 @@ to YNNPACK, which has kernels that add in one order everywhere, and uses them wh
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 XLA_FLAGS = (
     # YNNPACK's kernels that add in the same order on every processor, and no approximations
@@ -81,7 +84,7 @@ def _import_quietly() -> None:
     hidden = [name for name in UNUSED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: can't be imported
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as printed:
+    with tempfile.TemporaryFile() as printed, _objects_that_stay():
         real = os.dup(2)
         os.dup2(printed.fileno(), 2)
         try:
@@ -100,3 +103,20 @@ def _import_quietly() -> None:
             sys.stderr.flush()
             os.dup2(real, 2)
             os.close(real)
+
+
+@contextmanager
+def _objects_that_stay() -> Iterator[None]:
+    """Spare the garbage collector what is made here: it stays for as long as the process does.
+
+    The import makes half a million objects and no garbage. Collected as it grows, and once more at the
+    process' end, they cost a second (docs/performance.md).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()

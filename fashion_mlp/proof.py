@@ -1,8 +1,9 @@
 """The proof that an ONNX file computes what the Keras model does, level by level.
 
-Each level is a function that takes the ONNX model and the evidence and gives its findings, or
-raises ValueError with what differed, where and by how much. They do not rely on each other, so
-that checks/mutations.py can show what each of them catches.
+Each level is a function that takes the candidate, an ONNX model with onnxruntime's answers, and the
+evidence, and gives its findings, or raises ValueError with what differed, where and by how much.
+They do not rely on each other, so that checks/mutations.py can show what each of them catches; what
+several of them look at, onnxruntime is asked for once.
 
 The evidence is gathered from the Keras model once: its weights, the float64 reference with its
 rounding bound (reference.py), and what Keras itself answers, which must lie inside the bound.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -106,7 +108,8 @@ def gather(
         used.append(check_inside("Keras", answers[split], reference[split], what, tolerance))
         done(len(array))
     for batch_size in batch_sizes:  # on the last split
-        again = predict(array, batch_size)
+        usual = batch_size == BATCH_SIZE
+        again = answers[split] if usual else predict(array, batch_size)
         what = f"at batch size {batch_size}, {split} image"
         check_inside("Keras", again, reference[split], what, tolerance)
         check_same_class("Keras", again, answers[split], what)
@@ -206,6 +209,41 @@ def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
     return batched(predict, classes)
 
 
+class Candidate:
+    """An ONNX model to be proven, with onnxruntime's answers to the evidence's images.
+
+    The levels share the answers: each is asked for when it is first looked at, and kept.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Take a model, whose graph must not change any more."""
+        self.model = model
+        self._answers: dict[tuple[str, int], np.ndarray] = {}
+
+    @cached_property
+    def predict(self) -> Predict:
+        """Run onnxruntime with this model, see `onnxruntime_predict`."""
+        return onnxruntime_predict(self.model)
+
+    def answers(
+        self, images: Mapping[str, np.ndarray], split: str, batch_size: int = BATCH_SIZE
+    ) -> np.ndarray:
+        """Give the probabilities of a split's images: float32 (n, classes).
+
+        Args:
+            images: by split, float32 (n, pixels); the same ones at every call.
+            split: which of them.
+            batch_size: images a call of onnxruntime.
+
+        Raises:
+            ValueError: onnxruntime does not take the model, or can't run it.
+        """
+        key = (split, batch_size)
+        if key not in self._answers:
+            self._answers[key] = self.predict(images[split], batch_size)
+        return self._answers[key]
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
@@ -294,24 +332,24 @@ def check_inside(
     return float(distance.max(initial=0.0)), float(share.max(initial=0.0))
 
 
-def check_structure(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+def check_structure(candidate: Candidate, evidence: Evidence) -> Findings:
     """Level (a): the graph is, field by field, the one expected; only weights are left open.
 
     Operators, their order, attributes and connections; names, dtypes, shapes and the symbolic
     batch dimension `N`; opset and IR version; no other imports, functions or fields.
     """
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(candidate.model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ValueError(f"not valid ONNX: {_one_line(error)}") from None
     expected = _lines(expected_model(evidence))
-    found = _lines(model)
+    found = _lines(candidate.model)
     changes = [line for line in difflib.ndiff(expected, found) if line[:2] in ("- ", "+ ")]
     if changes:
         wanted = next((line[2:].strip() for line in changes if line[0] == "-"), "nothing more")
         got = next((line[2:].strip() for line in changes if line[0] == "+"), "nothing more")
         raise ValueError(f"graph: expected {wanted}, got {got}; {len(changes)} lines differ")
-    operators = [node.op_type for node in model.graph.node]
+    operators = [node.op_type for node in candidate.model.graph.node]
     return Findings({"operators": len(operators)}, " -> ".join(operators))
 
 
@@ -357,9 +395,10 @@ def _lines(model: onnx.ModelProto) -> list[str]:
     return str(plain).splitlines()
 
 
-def check_weights(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+def check_weights(candidate: Candidate, evidence: Evidence) -> Findings:
     """Level (b): the initializers are the Keras weights bit for bit."""
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    initializers = candidate.model.graph.initializer
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in initializers}
     weights = evidence.weights
     if list(found) != list(weights._fields):
         raise ValueError(f"initializers: expected {list(weights._fields)}, got {list(found)}")
@@ -384,18 +423,17 @@ def check_weights(model: onnx.ModelProto, evidence: Evidence) -> Findings:
     )
 
 
-def check_bounds(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+def check_bounds(candidate: Candidate, evidence: Evidence) -> Findings:
     """Level (c): on every image onnxruntime lies inside the rounding bound and the tolerance."""
-    predict = onnxruntime_predict(model)
     used = [
         check_inside(
             "onnxruntime",
-            predict(images, BATCH_SIZE),
+            candidate.answers(evidence.images, split),
             evidence.bounds[split],
             f"{split} image",
             evidence.tolerance,
         )
-        for split, images in evidence.images.items()
+        for split in evidence.images
     ]
     total = sum(len(images) for images in evidence.images.values())
     return Findings(
@@ -410,15 +448,14 @@ def describe_distance(used: Sequence[tuple[float, float]]) -> str:
     return f"largest distance {max(distances):.1e}, at most {max(shares):.0%} of the bound used"
 
 
-def check_classes(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+def check_classes(candidate: Candidate, evidence: Evidence) -> Findings:
     """Level (d): on every image onnxruntime names the class that Keras names.
 
     The figures count the images that the bound certifies: there no correct float32 runtime can
     name another class. `uncertified` lists the others.
     """
-    predict = onnxruntime_predict(model)
-    for split, images in evidence.images.items():
-        answers = predict(images, BATCH_SIZE)
+    for split in evidence.images:
+        answers = candidate.answers(evidence.images, split)
         check_same_class("onnxruntime", answers, evidence.keras[split], f"{split} image")
     total = sum(len(images) for images in evidence.images.values())
     certified = sum(int(known.certified().sum()) for known in evidence.bounds.values())
@@ -446,14 +483,13 @@ def check_same_class(runtime: str, answers: np.ndarray, expected: np.ndarray, wh
         )
 
 
-def check_batch_sizes(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+def check_batch_sizes(candidate: Candidate, evidence: Evidence) -> Findings:
     """Level (e): the batch size changes no class, and moves no probability out of its bound."""
     split = evidence.batch_split
-    predict = onnxruntime_predict(model)
-    usual = predict(evidence.images[split], BATCH_SIZE)
+    usual = candidate.answers(evidence.images, split)
     moved = 0.0
     for batch_size in evidence.batch_sizes:
-        answers = predict(evidence.images[split], batch_size)
+        answers = candidate.answers(evidence.images, split, batch_size)
         what = f"at batch size {batch_size}, {split} image"
         check_inside("onnxruntime", answers, evidence.bounds[split], what, evidence.tolerance)
         check_same_class("onnxruntime", answers, evidence.keras[split], what)
@@ -465,7 +501,7 @@ def check_batch_sizes(model: onnx.ModelProto, evidence: Evidence) -> Findings:
     )
 
 
-def check_hostile(model: onnx.ModelProto, evidence: Evidence) -> Findings:
+def check_hostile(candidate: Candidate, evidence: Evidence) -> Findings:
     """Level (f): inputs that nobody should send fare as in Keras.
 
     What is finite lies inside the rounding bound in both. What has a NaN or an infinity in it
@@ -474,7 +510,7 @@ def check_hostile(model: onnx.ModelProto, evidence: Evidence) -> Findings:
     """
     answers = {
         "Keras": evidence.hostile_keras,
-        "onnxruntime": onnxruntime_predict(model)(evidence.hostile_images, BATCH_SIZE),
+        "onnxruntime": candidate.predict(evidence.hostile_images, BATCH_SIZE),
     }
     known = evidence.hostile_bounds
     finite = np.isfinite(evidence.hostile_images).all(axis=1)
@@ -500,7 +536,7 @@ def check_hostile(model: onnx.ModelProto, evidence: Evidence) -> Findings:
 
 
 # In the order in which they are cheap; names as metrics, docs and the mutation table show them.
-LEVELS: dict[str, Callable[[onnx.ModelProto, Evidence], Findings]] = {
+LEVELS: dict[str, Callable[[Candidate, Evidence], Findings]] = {
     "structure": check_structure,
     "weights": check_weights,
     "bounds": check_bounds,
@@ -510,13 +546,11 @@ LEVELS: dict[str, Callable[[onnx.ModelProto, Evidence], Findings]] = {
 }
 
 
-def prove(
-    model: onnx.ModelProto, evidence: Evidence, say: Callable[[str], object]
-) -> dict[str, Any]:
-    """Hold the model to every level.
+def prove(candidate: Candidate, evidence: Evidence, say: Callable[[str], object]) -> dict[str, Any]:
+    """Hold a model to every level.
 
     Args:
-        model: to be proven.
+        candidate: to be proven.
         evidence: from `gather`.
         say: called with a line for each level that held.
 
@@ -529,7 +563,7 @@ def prove(
     figures: dict[str, Any] = {}
     for name, level in LEVELS.items():
         try:
-            findings = level(model, evidence)
+            findings = level(candidate, evidence)
         except ValueError as error:
             raise ValueError(f"ONNX model refused, level {name}: {error}") from None
         figures |= findings.figures

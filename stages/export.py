@@ -37,6 +37,7 @@ from fashion_mlp.files import replacing, write_json, write_text
 from fashion_mlp.params import Dataset, File, Train, load_params
 from fashion_mlp.proof import (
     BATCH_SIZE,
+    Candidate,
     Evidence,
     gather,
     onnxruntime_predict,
@@ -158,13 +159,13 @@ def uint8_variant(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_uint8(
-    model_uint8: onnx.ModelProto, model: onnx.ModelProto, images: Mapping[str, np.ndarray]
+    model_uint8: onnx.ModelProto, faithful: Candidate, images: Mapping[str, np.ndarray]
 ) -> int:
     """Check that bytes into the uint8 variant give the bits that preprocessed images give.
 
     Args:
         model_uint8: from `uint8_variant`.
-        model: the faithful one.
+        faithful: the model that takes float32.
         images: by split, float32 (n, pixels): bytes divided by 255.
 
     Returns:
@@ -173,8 +174,9 @@ def check_uint8(
     Raises:
         ValueError: the first image that differs.
     """
-    from_bytes, faithful = onnxruntime_predict(model_uint8), onnxruntime_predict(model)
+    from_bytes = onnxruntime_predict(model_uint8)
     for split, array in images.items():
+        answers = faithful.answers(images, split)
         for first in range(0, len(array), BATCH_SIZE):
             prepared = np.asarray(array[first : first + BATCH_SIZE])
             pixels = np.rint(prepared * WHITE).astype(np.uint8)
@@ -183,7 +185,8 @@ def check_uint8(
                     f"{split} images {first}…: not bytes divided by 255; "
                     f"run `dvc repro --force preprocess`"
                 )
-            got, expected = from_bytes(pixels, BATCH_SIZE), faithful(prepared, BATCH_SIZE)
+            expected = answers[first : first + BATCH_SIZE]
+            got = from_bytes(pixels, BATCH_SIZE)
             if len(rows := np.flatnonzero((got != expected).any(axis=1))):
                 raise ValueError(
                     f"uint8 model, {split} image {first + rows[0]}: expected {expected[rows[0]]}, "
@@ -366,9 +369,10 @@ def main() -> None:
         evidence, distance = gather(network, images, *form, *checks, bar.update)
     say(distance)
     model = convert(network, *form)
-    figures = prove(model, evidence, say)
+    candidate = Candidate(model)
+    figures = prove(candidate, evidence, say)
     model_uint8 = uint8_variant(model)
-    figures["uint8_bit_identical"] = check_uint8(model_uint8, model, images)
+    figures["uint8_bit_identical"] = check_uint8(model_uint8, candidate, images)
     say(f"uint8: bytes in, the same bits out on {figures['uint8_bit_identical']:,} images")
     shutil.rmtree(INT8, ignore_errors=True)
     write_text(INT8 / "README.txt", INT8_README)

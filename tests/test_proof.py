@@ -57,7 +57,7 @@ def other_weights() -> Iterator[list[np.ndarray]]:
 
 def test_prove_counts_what_held(model: onnx.ModelProto, evidence: proof.Evidence) -> None:
     said: list[str] = []
-    figures = proof.prove(model, evidence, said.append)
+    figures = proof.prove(proof.Candidate(model), evidence, said.append)
     assert [line.split(":")[0] for line in said] == list(proof.LEVELS)
     certified = figures.pop("argmax_certified")
     assert figures.pop("argmax_listed") == 360 - certified == len(proof.uncertified(evidence))
@@ -95,7 +95,7 @@ def test_prove_names_level_tensor_and_place(
     array[5, 1] = np.nextafter(array[5, 1], np.float32(9))
     mutant.graph.initializer[2].raw_data = array.tobytes()
     with pytest.raises(ValueError, match=r"level weights: initializer probabilities_kernel: 1 of"):
-        proof.prove(mutant, evidence, lambda line: None)
+        proof.prove(proof.Candidate(mutant), evidence, lambda line: None)
 
 
 def test_check_bounds_counts_nan_as_a_miss(
@@ -105,7 +105,7 @@ def test_check_bounds_counts_nan_as_a_miss(
     mutant.CopyFrom(model)
     mutant.graph.initializer[3].raw_data = np.full(CLASSES, np.nan, np.float32).tobytes()
     with pytest.raises(ValueError, match=r"onnxruntime, train image 0, class 0: .* got nan"):
-        proof.check_bounds(mutant, evidence)
+        proof.check_bounds(proof.Candidate(mutant), evidence)
 
 
 def test_gather_refuses_keras_outside_the_tolerance(network: Any) -> None:
@@ -135,7 +135,7 @@ def test_nan_stays_nan_in_onnxruntime_and_in_keras_layer_by_layer(
 
 def test_uint8_model_gives_the_same_bits(model: onnx.ModelProto, evidence: proof.Evidence) -> None:
     from_bytes = export.uint8_variant(model)
-    assert export.check_uint8(from_bytes, model, evidence.images) == 360
+    assert export.check_uint8(from_bytes, proof.Candidate(model), evidence.images) == 360
 
 
 @pytest.mark.parametrize("operator", ["/256", "Mul"])
@@ -150,13 +150,13 @@ def test_uint8_model_with_another_scale_is_refused(
         from_bytes.graph.node[1].op_type = "Mul"
         white.raw_data = (np.float32(1) / np.float32(255)).tobytes()
     with pytest.raises(ValueError, match=r"uint8 model, train image \d+: expected"):
-        export.check_uint8(from_bytes, model, evidence.images)
+        export.check_uint8(from_bytes, proof.Candidate(model), evidence.images)
 
 
 def test_check_uint8_refuses_images_that_are_not_bytes(model: onnx.ModelProto) -> None:
     images = {"test": make_images(3) * np.float32(0.999)}
     with pytest.raises(ValueError, match="not bytes divided by 255"):
-        export.check_uint8(export.uint8_variant(model), model, images)
+        export.check_uint8(export.uint8_variant(model), proof.Candidate(model), images)
 
 
 @pytest.mark.filterwarnings("ignore:onnx.version is deprecated:DeprecationWarning")
