@@ -109,8 +109,8 @@ def _import_quietly() -> None:
 def _objects_that_stay() -> Iterator[None]:
     """Spare the garbage collector what is made here: it stays for as long as the process does.
 
-    The import makes half a million objects and no garbage. Collected as it grows, and once more at the
-    process' end, they cost a second (docs/performance.md).
+    The import makes half a million objects and no garbage. Looked through as they come, and once
+    more at the process' end, they cost a second (docs/performance.md).
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -179,15 +179,20 @@ def tables(
         )
 
     if resident:
-        return tf.data.Dataset.from_generator(
+        made = tf.data.Dataset.from_generator(
             numbers, output_signature=tf.TensorSpec((None, None), tf.int32)
         )
-    return tf.data.Dataset.from_generator(
-        lambda: ((split.images[table], split.labels[table]) for table in numbers()),
-        output_signature=tuple(
-            tf.TensorSpec((None, None, array.shape[1]), tf.float32) for array in split
-        ),
-    ).prefetch(1)
+    else:
+        made = tf.data.Dataset.from_generator(
+            lambda: ((split.images[table], split.labels[table]) for table in numbers()),
+            output_signature=tuple(
+                tf.TensorSpec((None, None, array.shape[1]), tf.float32) for array in split
+            ),
+        ).prefetch(1)
+    options = tf.data.Options()
+    # There is nothing to tune, and the end of training would wait for the tuner to wake up: 2 s.
+    options.autotune.enabled = False
+    return made.with_options(options)
 
 
 def memory_limit() -> int:
