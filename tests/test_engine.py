@@ -73,6 +73,20 @@ def test_start_leaves_out_what_keras_would_import_for_nothing_and_others_still_c
     assert finish(start(code))[0] == "[]\n"
 
 
+def test_start_spares_the_garbage_collector_and_leaves_it_as_it_was() -> None:
+    code = (
+        "import gc\n"
+        "from fashion_mlp import engine\n"
+        "{before}engine.start()\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 100_000, len(gc.get_objects()) < 100_000)\n"
+    )
+    processes = [start(code.format(before=before)) for before in ("", "gc.disable(); ")]
+    assert [finish(process)[0] for process in processes] == [
+        "True True True\n",
+        "False True True\n",
+    ]
+
+
 def test_start_uses_tensorflow_on_the_processor_whatever_is_set(engine: None) -> None:
     import keras
     import tensorflow as tf

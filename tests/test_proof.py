@@ -98,6 +98,27 @@ def test_prove_names_level_tensor_and_place(
         proof.prove(proof.Candidate(mutant), evidence, lambda line: None)
 
 
+def test_levels_ask_onnxruntime_once_for_each_batch_size(
+    model: onnx.ModelProto, evidence: proof.Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    real = proof.onnxruntime_predict
+
+    def counting(model: onnx.ModelProto) -> proof.Predict:
+        predict = real(model)
+
+        def ask(images: np.ndarray, batch_size: int) -> np.ndarray:
+            asked.append((len(images), batch_size))
+            return predict(images, batch_size)
+
+        return ask
+
+    monkeypatch.setattr(proof, "onnxruntime_predict", counting)
+    proof.prove(proof.Candidate(model), evidence, lambda line: None)
+    hostile = len(evidence.hostile_images)
+    assert asked == [(60, 1000), (300, 1000), (300, 1), (300, 7), (hostile, 1000)]
+
+
 def test_check_bounds_counts_nan_as_a_miss(
     model: onnx.ModelProto, evidence: proof.Evidence
 ) -> None:

@@ -152,6 +152,14 @@ def test_learn_from_the_file_gives_the_same_bits_as_from_memory(
     assert bits(network.get_weights()) == bits(paper)
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_tables_do_without_the_tuner_for_which_the_end_would_wait(
+    train_split: Split, resident: bool
+) -> None:
+    made = stage.tables(train_split, resident, 10, 3, 1, 0)
+    assert made.options().autotune.enabled is False
+
+
 def test_memory_limit_is_the_lowest_that_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
