@@ -14,11 +14,13 @@ from benchmarks.measure import Row, Table, rounds
 
 # Peers that the pipeline's environment has not: benchmarks/requirements.in.
 FOREIGN = "benchmarks/.venv/bin/python"
-FLOOR = "floor: the matrix products, NumPy + OpenBLAS"
+PRODUCTS = ("the matrix products, NumPy + OpenBLAS", "the matrix products, XLA + YNNPACK")
+FLOOR = "floor: the faster of the two"  # round by round
 KERAS = "Keras fit as the paper writes it"
 STAGE = "stage train"
 PEERS = {
-    FLOOR: (sys.executable, "floor"),
+    PRODUCTS[0]: (sys.executable, "floor", "numpy"),
+    PRODUCTS[1]: (sys.executable, "floor", "xla"),
     STAGE: (sys.executable, "stage_train", "float32"),
     "stage train, precision: bfloat16": (sys.executable, "stage_train", "bfloat16"),
     "JAX, whole epoch by lax.scan": (FOREIGN, "jax_scan"),
@@ -116,7 +118,9 @@ def measure(passes: int, epochs: int) -> list[Table]:
         *left_out.values(),
     ]
     title = f"Training: a steady epoch; {passes} starts, {epochs} rounds each"
+    floor = list(map(min, *(steady[name] for name in PRODUCTS)))
     rows = [Row(name, values, FLOOR, GOALS.get(name)) for name, values in steady.items()]
+    rows.insert(len(PRODUCTS), Row(FLOOR, floor, FLOOR))
     extra = [Row(name, values) for name, values in first.items()]
     return [
         Table(title, "s", rows, notes),

@@ -247,6 +247,16 @@ class Trainer(keras.Model):
         """Map float32 (batch, pixels) to (batch, classes)."""
         return self.network(inputs, training=training)
 
+    def make_variables(self) -> None:
+        """Make the variables of optimizer and metrics, once compiled; the network has its own.
+
+        Otherwise they are made in the first step, which TensorFlow must then trace twice.
+        """
+        self.optimizer.build(self.trainable_variables)
+        answer = tf.zeros((1, *self.network.output_shape[1:]))
+        self.compute_metrics(x=None, y=answer, y_pred=answer)
+        self.reset_metrics()
+
     def train_step(self, table: tf.Tensor | tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Take a step of the optimizer for each batch of `table`."""
 

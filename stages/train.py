@@ -140,9 +140,9 @@ def learn(
         metrics=["accuracy"],
         jit_compile=True,
     )
+    trainer.make_variables()
     done = 0
     if restart:
-        trainer.optimizer.build(trainer.trainable_variables)
         restart.restore(trainer)
         callbacks = [*callbacks, restart.callback(trainer)]
         done = restart.epochs

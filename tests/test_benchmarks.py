@@ -105,7 +105,7 @@ def test_peer_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)  # where no data are
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with pytest.raises(RuntimeError, match=r"train_images\.npy"):
-        training.Peer(sys.executable, "floor")
+        training.Peer(sys.executable, "floor", "numpy")
 
 
 def test_a_peer_whose_library_is_missing_is_left_out_aloud(
@@ -113,13 +113,18 @@ def test_a_peer_whose_library_is_missing_is_left_out_aloud(
 ) -> None:
     monkeypatch.chdir(prepared(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    floor = (sys.executable, "floor")
+    floors = {
+        name: (sys.executable, "floor", library)
+        for name, library in zip(training.PRODUCTS, ("numpy", "xla"), strict=True)
+    }
     missing = ("no/such/python", "pytorch_loop")
-    monkeypatch.setattr(training, "PEERS", {training.FLOOR: floor, "PyTorch": missing})
+    monkeypatch.setattr(training, "PEERS", floors | {"PyTorch": missing})
     monkeypatch.setattr(training, "FOREIGN", "no/such/python")
     steady, first = training.measure(1, 2)
-    assert [row.name for row in steady.rows] == [row.name for row in first.rows] == [training.FLOOR]
-    assert len(steady.rows[0].values) == 2
+    assert [row.name for row in first.rows] == list(training.PRODUCTS)
+    numpy, xla, floor = (row.values for row in steady.rows)
+    assert list(map(min, numpy, xla)) == floor
+    assert len(floor) == 2
     assert steady.notes[-1].startswith("PyTorch: left out: [Errno 2]")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from benchmarks.peers.turns import Turns, load
+from benchmarks.peers.turns import CLASSES, PIXELS, Turns
 from fashion_mlp import engine
-from fashion_mlp.dataset import Split
+from fashion_mlp.dataset import Split, load_split
 from fashion_mlp.params import load_params
 from stages.train import learn
 
@@ -20,7 +20,7 @@ def main() -> None:
     import keras
     import tensorflow as tf
 
-    split = load()
+    split = load_split("train", PIXELS, CLASSES)
     turns = Turns(f"Keras {keras.__version__}, TensorFlow {tf.__version__}")
 
     class NextTurn(keras.callbacks.Callback):
