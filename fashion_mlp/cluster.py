@@ -53,6 +53,7 @@ PLAIN = {
     "dropout": 0.0,
     "flip": False,
     "mixup": 0.0,
+    "warp": 0.0,
     "precision": "float32",
     "optimizer.schedule": "constant",
 }

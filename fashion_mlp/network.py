@@ -175,19 +175,64 @@ def learnt_weights(learner: keras.Sequential) -> list[np.ndarray]:
     return [kernel, bias, *rest]
 
 
+def resample(
+    images: tf.Tensor, image_shape: tuple[int, int], matrix: tf.Tensor, offset: tf.Tensor
+) -> tf.Tensor:
+    """Fill each pixel from where a linear map of its place points: between four, by their nearness.
+
+    Places are (row, column) from the middle of the image, in pixels; outside of it all is 0.
+
+    Args:
+        images: float32 (batch, pixels).
+        image_shape: height and width.
+        matrix: float32 (batch, 2, 2), of each image's map.
+        offset: float32 (batch, 2), pixels.
+
+    Returns:
+        float32 (batch, pixels).
+    """
+    height, width = image_shape
+    middle = np.array([[height - 1], [width - 1]], np.float32) / 2
+    rows, columns = np.indices(image_shape).reshape(2, -1).astype(np.float32) - middle
+    down, right = (
+        matrix[:, axis, :1] * rows
+        + matrix[:, axis, 1:] * columns
+        + (offset[:, axis, tf.newaxis] + middle[axis])
+        for axis in (0, 1)
+    )
+    padded = tf.pad(tf.reshape(images, (-1, height, width)), ((0, 0), (1, 1), (1, 1)))
+    padded = tf.reshape(padded, (-1, (height + 2) * (width + 2)))
+
+    def pixel(row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
+        row, column = tf.clip_by_value(row, -1, height), tf.clip_by_value(column, -1, width)
+        place = (row + 1) * (width + 2) + column + 1
+        return tf.gather(padded, tf.cast(place, tf.int32), batch_dims=1)
+
+    top, left = tf.floor(down), tf.floor(right)
+    down, right = down - top, right - left
+    upper = (1 - right) * pixel(top, left) + right * pixel(top, left + 1)
+    lower = (1 - right) * pixel(top + 1, left) + right * pixel(top + 1, left + 1)
+    return (1 - down) * upper + down * lower
+
+
 class Augmentation:
-    """What training does to each batch anew: mirror some images, blend some with others.
+    """What training does to each batch anew: mirror and warp images, blend some with others.
 
     What it draws depends on the seed and the number of the step alone, so that a training run
     that was killed goes on with what it would have drawn.
     """
 
-    def __init__(self, seed: int, image_shape: tuple[int, int], flip: bool, mixup: float) -> None:
+    DRAWS = 10  # numbers for an image
+
+    def __init__(
+        self, seed: int, image_shape: tuple[int, int], flip: bool, mixup: float, warp: float
+    ) -> None:
         """Take the knobs of params.yaml, and the height and width of an image in pixels."""
         self.seed = seed
         self.image_shape = image_shape
         self.flip = flip
         self.mixup = mixup
+        self.warp = warp
 
     def __call__(
         self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor
@@ -205,11 +250,16 @@ class Augmentation:
         seed = tf.stack([tf.constant(self.seed, tf.int64), step])
         # All in one call: its random numbers depend on the lower 32 bits of the seeds alone, so
         # that calls are hard to keep apart. And XLA alone has them (threefry).
-        drawn = tf.random.stateless_uniform((tf.shape(images)[0], 3), seed, alg="threefry")
-        mirror, blend, share = tf.split(drawn, 3, axis=1)
+        drawn = tf.random.stateless_uniform((tf.shape(images)[0], self.DRAWS), seed, alg="threefry")
+        mirror, blend, share = drawn[:, :1], drawn[:, 1:2], drawn[:, 2:3]
         if self.flip:
             mirrored = tf.reverse(tf.reshape(images, (-1, *self.image_shape)), [2])
             images = tf.where(mirror < 0.5, tf.reshape(mirrored, tf.shape(images)), images)
+        if self.warp:
+            # Each image its own strength, and of that its own share in each direction.
+            moves = self.warp * drawn[:, 3:4] * (2 * drawn[:, 4:] - 1)  # pixels
+            bend = tf.reshape(moves[:, :4] / (max(self.image_shape) / 2), (-1, 2, 2))
+            images = resample(images, self.image_shape, tf.eye(2) + bend, moves[:, 4:])
         if self.mixup:
             share = tf.where(blend < self.mixup, share, 1.0)
             # With the next of the batch, which was shuffled.

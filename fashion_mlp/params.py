@@ -199,6 +199,7 @@ class Train(Section):
     dropout: Annotated[Float, Field(ge=0, lt=1)]
     flip: bool
     mixup: Annotated[Float, Field(ge=0, le=1)]
+    warp: Annotated[Float, Field(ge=0, le=1000)]
     precision: Literal["float32", "bfloat16"]
     steps_per_execution: Annotated[Int, Field(ge=1)]
 

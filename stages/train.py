@@ -109,7 +109,7 @@ def learn(
         validation: as in `train`.
         callbacks: as Keras' `fit` takes them.
         restart: as in `train`; None starts from nothing and keeps nothing.
-        image_shape: as in `train`; params.flip needs it.
+        image_shape: as in `train`; params.flip and params.warp need it.
 
     Returns:
         The network that learnt, see `build_learner`, and Keras' history.
@@ -128,8 +128,10 @@ def learn(
         *network_shape(params, split), params.precision, moments, params.dropout, params.seed
     )
     augmentation = None
-    if params.flip or params.mixup:
-        augmentation = Augmentation(params.seed, image_shape, params.flip, params.mixup)
+    if params.flip or params.mixup or params.warp:
+        augmentation = Augmentation(
+            params.seed, image_shape, params.flip, params.mixup, params.warp
+        )
     resident = split.images.nbytes <= MEMORY_SHARE * memory_limit()
     trainer = Trainer(learner, split if resident else None, augmentation)
     batching = (len(split.images), params.batch_size, params.steps_per_execution)

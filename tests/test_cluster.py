@@ -143,6 +143,7 @@ def test_join_sends_a_worker_to_its_command(
      ("dropout", 0.5, "expected 0.0, got 0.5"),
      ("flip", True, "expected false, got true"),
      ("mixup", 0.5, "expected 0.0, got 0.5"),
+     ("warp", 1.5, "expected 0.0, got 1.5"),
      ("precision", "bfloat16", 'expected "float32", got "bfloat16"'),
      ("optimizer.schedule", "cosine", 'expected "constant", got "cosine"')],
 )  # fmt: skip

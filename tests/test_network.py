@@ -182,7 +182,7 @@ def augmented(images: np.ndarray, step: int, **knobs: Any) -> tuple[np.ndarray, 
 def test_augmentation_mirrors_about_half_of_the_images_anew_at_each_step() -> None:
     images = np.random.default_rng(0).random((400, 6), np.float32)
     mirrored = images.reshape(400, 2, 3)[:, :, ::-1].reshape(400, 6)
-    knobs = {"image_shape": (2, 3), "flip": True, "mixup": 0.0}
+    knobs = {"image_shape": (2, 3), "flip": True, "mixup": 0.0, "warp": 0.0}
     chosen = []
     for step in (0, 1):
         got, labels = augmented(images, step, **knobs)
@@ -196,7 +196,7 @@ def test_augmentation_mirrors_about_half_of_the_images_anew_at_each_step() -> No
 
 def test_augmentation_blends_a_share_of_the_images_and_their_labels_alike() -> None:
     images = np.eye(400, dtype=np.float32)  # so that each says of what it is blended
-    knobs = {"image_shape": (20, 20), "flip": False, "mixup": 0.25}
+    knobs = {"image_shape": (20, 20), "flip": False, "mixup": 0.25, "warp": 0.0}
     got, labels = augmented(images, 7, **knobs)
     assert np.array_equal(got, labels)
     shares = got.diagonal()
@@ -205,6 +205,53 @@ def test_augmentation_blends_a_share_of_the_images_and_their_labels_alike() -> N
     assert 70 < (shares < 1).sum() < 130
     assert 0.4 < shares[shares < 1].mean() < 0.6
     assert not np.array_equal(augmented(images, 8, **knobs)[0], got)
+
+
+def resampled(images: np.ndarray, matrix: Any, offset: Any) -> np.ndarray:
+    """Resample images, float32 (n, height, width), all by one map."""
+    import tensorflow as tf
+
+    from fashion_mlp.network import resample
+
+    count, height, width = images.shape
+    maps = (np.tile(np.float32(part), (count, *[1] * np.ndim(part))) for part in (matrix, offset))
+    flat = resample(images.reshape(count, -1), (height, width), *map(tf.constant, maps))
+    return flat.numpy().reshape(images.shape)
+
+
+def test_resample_turns_moves_and_interpolates() -> None:
+    images = np.random.default_rng(0).random((3, 6, 6), np.float32)
+    same, turn = np.eye(2), [[0, 1], [-1, 0]]
+    assert np.array_equal(resampled(images, same, [0, 0]), images)
+    assert np.array_equal(resampled(images, turn, [0, 0]), np.rot90(images, 1, (1, 2)))
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
+    assert np.array_equal(resampled(images, same, [1, -1]), padded[:, 2:, :-2])
+    between = (padded[:, 1:-1, 1:-1] + padded[:, 1:-1, 2:]) / 2
+    np.testing.assert_allclose(resampled(images, same, [0, 0.5]), between, rtol=0, atol=1e-6)
+    below = 0.75 * padded[:, 1:-1, 1:-1] + 0.25 * padded[:, 2:, 1:-1]
+    np.testing.assert_allclose(resampled(images, same, [0.25, 0]), below, rtol=0, atol=1e-6)
+    assert not resampled(images, same, [1e30, 0]).any()  # from outside
+
+
+def test_resample_takes_images_that_are_not_square() -> None:
+    images = np.random.default_rng(0).random((2, 4, 7), np.float32)
+    assert np.array_equal(resampled(images, -np.eye(2), [0, 0]), images[:, ::-1, ::-1])
+
+
+def test_augmentation_warps_by_up_to_what_is_asked_for() -> None:
+    """A dot in the middle goes as far as images are moved; what bends them, it does not feel."""
+    images = np.zeros((400, 15, 15), np.float32)
+    images[:, 7, 7] = 1
+    knobs = {"image_shape": (15, 15), "flip": False, "mixup": 0.0, "warp": 2.0}
+    got, labels = augmented(images.reshape(400, -1), 3, **knobs)
+    assert np.array_equal(labels, np.eye(400))
+    spots = got.reshape(images.shape)
+    places = np.indices((15, 15)) - 7
+    moved = np.einsum("nhw,ahw->na", spots, places) / spots.sum(axis=(1, 2))[:, np.newaxis]
+    assert 1 < np.abs(moved).max() < 3  # in a bent image a step is longer or shorter
+    assert np.abs(moved.mean(axis=0)).max() < 0.1
+    assert 0.3 < np.abs(moved).mean() < 0.7
+    assert not np.array_equal(augmented(images.reshape(400, -1), 4, **knobs)[0], got)
 
 
 @given(

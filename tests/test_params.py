@@ -108,7 +108,7 @@ def test_load_params_of_the_project_has_the_papers_values() -> None:
             0.9,
             "train.momentum is unknown (value 0.9); known here: activation, batch_size, dropout, "
             "epochs, flip, hidden_units, loss, mixup, optimizer, precision, seed, standardize, "
-            "steps_per_execution",
+            "steps_per_execution, warp",
         ),
         (
             "preprocess.validation_images",

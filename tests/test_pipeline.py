@@ -354,6 +354,7 @@ KNOBS = {
     "train.dropout": 0.5,
     "train.flip": "true",
     "train.mixup": "0.25",
+    "train.warp": "1.5",
     "train.precision": "bfloat16",
     "train.steps_per_execution": 3,
     "evaluate.language": "ru",

@@ -44,6 +44,7 @@ def settings(name: str, epochs: int = 4) -> Train:
         dropout=0.0,
         flip=False,
         mixup=0.0,
+        warp=0.0,
         precision="float32",
         steps_per_execution=4,
     )

@@ -186,6 +186,7 @@ def test_learn_in_bfloat16_ends_near_float32(paper: list[np.ndarray], train_spli
         ("dropout", 0.5),
         ("flip", True),
         ("mixup", 0.5),
+        ("warp", 1.5),
         ("standardize", True),
         ("optimizer.schedule", "cosine"),
     ],
