@@ -6,8 +6,8 @@ it without any. What is computed is what one worker computes, but for the order 
 batches are the same, gradients are summed over all, and each takes the same step.
 
 Worker 0, the chief, runs stage train and alone writes; the others run `python -m worker`.
-Keras' `fit` does not run under `MultiWorkerMirroredStrategy`, so the loop is here. It has what the
-paper's training needs; parameters that ask for more are refused (`PLAIN`).
+Keras' `fit` does not run under `MultiWorkerMirroredStrategy`, so the loop is here. What is drawn
+anew for each batch it does not do: parameters that ask for it are refused (`PLAIN`).
 """
 
 from __future__ import annotations
@@ -48,15 +48,7 @@ HUNG_SECONDS = 45.0
 CHUNK = 1000  # validation images at a time
 # Keys of the section `train` that only `stages.train.learn` carries out, with the value of each
 # that asks for nothing.
-PLAIN = {
-    "standardize": False,
-    "dropout": 0.0,
-    "flip": False,
-    "mixup": 0.0,
-    "warp": 0.0,
-    "precision": "float32",
-    "optimizer.schedule": "constant",
-}
+PLAIN = {"dropout": 0.0, "flip": False, "mixup": 0.0, "warp": 0.0}
 
 
 def asked() -> bool:
@@ -241,7 +233,7 @@ def learn(
         validation: the same; the chief alone measures on it.
         callbacks: as Keras' `fit` takes them.
         restart: the chief's says where all go on; the others' says what they train, no more.
-        build: makes the network.
+        build: makes the network that learns.
         optimizer: makes its optimizer.
 
     Returns:

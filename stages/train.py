@@ -119,14 +119,13 @@ def learn(
     from fashion_mlp.network import Augmentation, Trainer, build_learner, tables_per_epoch
 
     keras.utils.set_random_seed(params.seed)
-    if cluster.asked():
-        build = partial(build_learner, *network_shape(params, split))
-        optimizer = partial(make_optimizer, params.optimizer)
-        return cluster.learn(params, split, validation, callbacks, restart, build, optimizer)
     moments = pixel_moments(split.images) if params.standardize else None
-    learner = build_learner(
-        *network_shape(params, split), params.precision, moments, params.dropout, params.seed
-    )
+    build = partial(build_learner, *network_shape(params, split), params.precision, moments)
+    steps = params.epochs * -(-len(split.images) // params.batch_size)
+    optimizer = partial(make_optimizer, params.optimizer, steps)
+    if cluster.asked():
+        return cluster.learn(params, split, validation, callbacks, restart, build, optimizer)
+    learner = build(params.dropout, params.seed)
     augmentation = None
     if params.flip or params.mixup or params.warp:
         augmentation = Augmentation(
@@ -135,10 +134,9 @@ def learn(
     resident = split.images.nbytes <= MEMORY_SHARE * memory_limit()
     trainer = Trainer(learner, split if resident else None, augmentation)
     batching = (len(split.images), params.batch_size, params.steps_per_execution)
-    steps = params.epochs * -(-len(split.images) // params.batch_size)
     trainer.compile(
         loss=params.loss,
-        optimizer=make_optimizer(params.optimizer, steps),
+        optimizer=optimizer(),
         metrics=["accuracy"],
         jit_compile=True,
     )
