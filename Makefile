@@ -127,7 +127,7 @@ torture: $(INSTALLED)  ## kill, starve and damage a small copy, over and over (u
 bench: $(INSTALLED) $(PEERS)  ## time everything, beside peers and bare NumPy (under 8 minutes on two idle cores)
 	@python -m benchmarks
 
-bench-scale: $(INSTALLED)  ## time and memory at 1 to 10 times the data (8 minutes, 4 GB of disk)
+bench-scale: $(INSTALLED)  ## time and memory at 1 to 10 times the data (10 minutes, 4 GB of disk)
 	@python -m benchmarks.scale
 
 conformance: $(INSTALLED) $(CONSUMERS) $(NODE_MODULES)  ## run the model in every runtime on every test image, against Keras

@@ -33,7 +33,7 @@ from fashion_mlp.params import FILES
 
 STAGES = ("preprocess", "train", "evaluate")
 EPOCHS = 3
-ROUNDS = 2
+ROUNDS = 3
 READY = 5 << 30  # bytes
 NOISE = 8  # of 255, either way, on every copy but the first
 LOOK = 0.02  # seconds between looks at a process' memory
