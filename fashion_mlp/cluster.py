@@ -7,7 +7,8 @@ batches are the same, gradients are summed over all, and each takes the same ste
 
 Worker 0, the chief, runs stage train and alone writes; the others run `python -m worker`.
 Keras' `fit` does not run under `MultiWorkerMirroredStrategy`, so the loop is here. What is drawn
-anew for each batch it does not do: parameters that ask for it are refused (`PLAIN`).
+anew for each batch it does not do, nor average weights: parameters that ask for it are refused
+(`PLAIN`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ HUNG_SECONDS = 45.0
 CHUNK = 1000  # validation images at a time
 # Keys of the section `train` that only `stages.train.learn` carries out, with the value of each
 # that asks for nothing.
-PLAIN = {"dropout": 0.0, "flip": False, "mixup": 0.0, "warp": 0.0}
+PLAIN = {"dropout": 0.0, "flip": False, "mixup": 0.0, "warp": 0.0, "optimizer.ema_momentum": 0.0}
 
 
 def asked() -> bool:

@@ -163,12 +163,13 @@ class Optimizer(Section):
     momentum: Annotated[Float, Field(ge=0, le=1)]
     nesterov: bool
     weight_decay: Annotated[Float, Field(ge=0)]
+    ema_momentum: Annotated[Float, Field(ge=0, lt=1)]
     schedule: Literal["constant", "cosine"]
 
     @model_validator(mode="after")
     def _options_known(self) -> Optimizer:
         unknown = {key for key, value in self.options.items() if value}
-        unknown -= OPTIMIZER_OPTIONS[self.name] | {"learning_rate"}
+        unknown -= OPTIMIZER_OPTIONS[self.name] | {"learning_rate", "ema_momentum", "use_ema"}
         if unknown:
             raise ValueError(
                 f"{self.name} has no {', '.join(sorted(unknown))}: set it to 0 or false"
@@ -178,11 +179,12 @@ class Optimizer(Section):
     @property
     def options(self) -> dict[str, float | bool]:
         """The options that are set, as the optimizer's constructor takes them."""
-        return {
+        options = {
             key: value
             for key, value in self
             if key not in ("name", "schedule") and value is not False and value != 0
         }
+        return options | ({"use_ema": True} if self.ema_momentum else {})
 
 
 class Train(Section):

@@ -149,7 +149,8 @@ def test_join_sends_a_worker_to_its_command(
     [("dropout", 0.5, "expected 0.0, got 0.5"),
      ("flip", True, "expected false, got true"),
      ("mixup", 0.5, "expected 0.0, got 0.5"),
-     ("warp", 1.5, "expected 0.0, got 1.5")],
+     ("warp", 1.5, "expected 0.0, got 1.5"),
+     ("optimizer.ema_momentum", 0.9, "expected 0.0, got 0.9")],
 )  # fmt: skip
 def test_join_refuses_what_its_loop_does_not_do(
     key: str, value: Any, says: str, variable: str, data: Data, monkeypatch: pytest.MonkeyPatch

@@ -347,6 +347,7 @@ KNOBS = {
     "train.optimizer.momentum": 0.9,
     "train.optimizer.nesterov": "true",
     "train.optimizer.weight_decay": 0.001,
+    "train.optimizer.ema_momentum": 0.5,
     "train.optimizer.schedule": "cosine",
     "train.batch_size": 50,
     "train.epochs": 2,

@@ -30,6 +30,7 @@ def settings(name: str, epochs: int = 4) -> Train:
         "momentum": 0.0,
         "nesterov": False,
         "weight_decay": 0.0,
+        "ema_momentum": 0.0,
         "schedule": "constant",
     } | OPTIMIZERS[name]
     return Train(

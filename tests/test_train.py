@@ -90,6 +90,7 @@ def test_learn_takes_the_steps_that_numpy_takes(
 OPTIMIZERS: list[dict[str, Any]] = [
     {"name": "SGD", "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
     {"name": "AdamW", "learning_rate": 0.01, "weight_decay": 0.1},
+    {"name": "Adam", "learning_rate": 0.01, "ema_momentum": 0.9},
     {"name": "RMSprop", "learning_rate": 0.01, "momentum": 0.5},
 ]
 
@@ -189,6 +190,7 @@ def test_learn_in_bfloat16_ends_near_float32(paper: list[np.ndarray], train_spli
         ("warp", 1.5),
         ("standardize", True),
         ("optimizer.schedule", "cosine"),
+        ("optimizer.ema_momentum", 0.9),
     ],
 )
 def test_learn_heeds_each_knob_and_goes_on_after_a_kill_with_the_same_bits(
@@ -255,6 +257,7 @@ def test_make_optimizer_passes_every_option_on(options: dict[str, Any]) -> None:
         "momentum": 0.0,
         "nesterov": False,
         "weight_decay": 0.0,
+        "ema_momentum": 0.0,
     }
     made = make_optimizer(Optimizer(**(given | options))).get_config()
     assert type(make_optimizer(Optimizer(**(given | options)))).__name__ == options["name"]
