@@ -112,7 +112,7 @@ check-portable: $(INSTALLED)  ## train under other threads, libraries and emulat
 check-workers: $(INSTALLED)  ## train with several workers, kill some: the same losses and weights? (2 minutes)
 	@python -m checks.workers
 
-mutations: repro  ## break the ONNX model in a thousand ways: does the proof notice each? (10 minutes)
+mutations: repro  ## break the ONNX model in a thousand ways: does the proof notice each? (4 to 10 minutes)
 	@python -m checks.mutations
 
 check-lock: $(INSTALLED)  ## say whether dvc.lock is current
