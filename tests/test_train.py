@@ -153,6 +153,24 @@ def test_learn_from_the_file_gives_the_same_bits_as_from_memory(
     assert bits(network.get_weights()) == bits(paper)
 
 
+def test_learn_has_its_step_traced_once(
+    train_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fashion_mlp.network import Trainer
+
+    traced, real = [], Trainer.train_step
+
+    def counting(self: Trainer, table: Any) -> Any:
+        traced.append(table.shape)
+        return real(self, table)
+
+    monkeypatch.setattr(Trainer, "train_step", counting)
+    params = settings(**{"train.batch_size": 10, "train.steps_per_execution": 1, "train.epochs": 2})
+    tens = Split(*(array[:100] for array in train_split))  # batches of one size
+    learn(params, tens, empty(), [])
+    assert len(traced) == 1
+
+
 @pytest.mark.parametrize("resident", [True, False])
 def test_tables_do_without_the_tuner_for_which_the_end_would_wait(
     train_split: Split, resident: bool
