@@ -12,11 +12,11 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
-from fashion_mlp import cluster
-from fashion_mlp.console import run
-from fashion_mlp.dataset import load_split, prepared_path
-from fashion_mlp.params import load_params
-from fashion_mlp.restart import Restart, identity
+from fashion_mlp.training import workers as cluster
+from pipeline.console import run
+from fashion_mlp.data.arrays import load_split, prepared_path
+from pipeline.params import load_params
+from fashion_mlp.training.checkpoint import Restart, identity
 from stages import train
 
 NOWHERE = Path(".run/worker.npz")  # the chief alone reads and writes a restart point

@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.measure import Row, Table, number, rounds, summary, timed
 from checks.sandbox import ROOT, Sandbox, environment, run
-from fashion_mlp.params import load_params
+from pipeline.params import load_params
 from stages.preprocess import RAW, prepare
 
 IMPORTS = {
@@ -29,7 +29,7 @@ IMPORTS = {
     "stages.preprocess": "import stages.preprocess",
     "stages.train": "import stages.train",
     "dvc's command line": "import dvc.cli.parser",
-    "TensorFlow and Keras (engine.start)": "from fashion_mlp import engine; engine.start()",
+    "TensorFlow and Keras (engine.start)": "from fashion_mlp.network import engine; engine.start()",
 }
 EMPTY_STAGES = 5
 # How DVC starts a stage; a stage that was started by hand notes its outputs' hashes itself.

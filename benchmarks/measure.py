@@ -15,8 +15,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from checks.repro import processor
-from fashion_mlp.drawing import BLUE, GREY, STYLE, VERMILION, WIDTH
-from fashion_mlp.files import replacing, write_json
+from fashion_mlp.pictures.style import BLUE, GREY, STYLE, VERMILION, WIDTH
+from pipeline.files import replacing, write_json
 
 RESULTS = Path("benchmarks")
 PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "scikit-learn", "dvc")

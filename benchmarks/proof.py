@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 
-from fashion_mlp import engine
-from fashion_mlp.dataset import load_split
-from fashion_mlp.params import load_params
-from fashion_mlp.proof import Candidate, gather, prove
+from fashion_mlp.network import engine
+from fashion_mlp.data.arrays import load_split
+from pipeline.params import load_params
+from fashion_mlp.proof.levels import Candidate, gather, prove
 from stages.export import MODEL, check_uint8, convert, uint8_variant
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     images = {split: load_split(split, *sizes).images for split in ("train", "test")}
     engine.start()
 
-    from fashion_mlp.network import load_network
+    from fashion_mlp.network.model import load_network
 
     network = load_network(MODEL, sizes)
     form = (params.export.opset, params.export.ir_version)

@@ -27,9 +27,9 @@ import numpy as np
 from benchmarks.around import AS_DVC
 from benchmarks.measure import Row, Table, machine, publish, text, use_two_cores
 from checks.sandbox import ROOT, Sandbox, environment
-from fashion_mlp.files import sha256
-from fashion_mlp.idx import iter_rows, read_header
-from fashion_mlp.params import FILES
+from pipeline.files import sha256
+from fashion_mlp.data.idx import iter_rows, read_header
+from pipeline.params import FILES
 
 STAGES = ("preprocess", "train", "evaluate")
 EPOCHS = 3

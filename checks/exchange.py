@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 
-from fashion_mlp import cluster
-from fashion_mlp.console import run
-from fashion_mlp.params import load_params
+from fashion_mlp.training import workers as cluster
+from pipeline.console import run
+from pipeline.params import load_params
 
 WARM_UP, STEPS = 10, 200
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checks.repro import Difference, compare, leaves, run
-from fashion_mlp.params import load_params
+from pipeline.params import load_params
 
 METRICS = Path("metrics")
 BRANCHES = ("main", "origin/main")  # in a clone that CI makes, only the second may exist

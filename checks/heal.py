@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import yaml
 
-from fashion_mlp.guard import LOCK, alone, md5
+from pipeline.guard import LOCK, alone, md5
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 

@@ -22,11 +22,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from checks.repro import processor
-from fashion_mlp import engine
-from fashion_mlp.console import progress
-from fashion_mlp.dataset import Split, load_split
-from fashion_mlp.params import load_params
-from fashion_mlp.proof import LEVELS, Candidate, Evidence, gather, onnxruntime_predict, prove
+from fashion_mlp.network import engine
+from pipeline.console import progress
+from fashion_mlp.data.arrays import Split, load_split
+from pipeline.params import load_params
+from fashion_mlp.proof.levels import LEVELS, Candidate, Evidence, gather, onnxruntime_predict, prove
 from stages.export import MODEL, convert
 from stages.train import learn, network_shape
 
@@ -252,7 +252,7 @@ def mutations(others: Iterator[list[np.ndarray]]) -> list[Mutation]:
 
 def usual_check(model: onnx.ModelProto, evidence: Evidence, rng: np.random.Generator) -> bool:
     """Tell whether the check that tutorials show notices: random rows, rtol 1e-3, atol 1e-5."""
-    from fashion_mlp.reference import bounds
+    from fashion_mlp.proof.reference import bounds
 
     images = rng.random((USUAL_ROWS, len(evidence.weights.hidden_kernel)), dtype=np.float32)
     expected = bounds(evidence.weights, evidence.activation, images).probabilities
@@ -325,7 +325,7 @@ def main() -> int:
     import keras
     import onnxruntime
 
-    from fashion_mlp.network import build_network, load_network
+    from fashion_mlp.network.model import build_network, load_network
 
     form = (params.export.opset, params.export.ir_version)
     everything = {name: split.images for name, split in splits.items()}

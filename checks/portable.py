@@ -58,9 +58,9 @@ SETTINGS = [
 
 def train_and_hash() -> str:
     """Train and predict; return the SHA-256 of the weights and of the probabilities, shortened."""
-    from fashion_mlp import engine
-    from fashion_mlp.dataset import Split, load_split
-    from fashion_mlp.params import load_params
+    from fashion_mlp.network import engine
+    from fashion_mlp.data.arrays import Split, load_split
+    from pipeline.params import load_params
     from stages.train import learn
 
     params = load_params()
@@ -68,7 +68,7 @@ def train_and_hash() -> str:
     train, test = (load_split(name, *sizes) for name in ("train", "test"))
     engine.start()
 
-    from fashion_mlp.network import probabilities
+    from fashion_mlp.network.model import probabilities
 
     some = Split(train.images[:IMAGES], train.labels[:IMAGES])
     nothing = Split(train.images[:0], train.labels[:0])

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fashion_mlp.params import load_params
+from pipeline.params import load_params
 
 # Files whose bits depend on arithmetic. Any other tracked file must come out again as it was.
 COMPUTED = ("dvc.lock", "metrics/", "plots/")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fashion_mlp.files import sha256
-from fashion_mlp.params import FILES
+from pipeline.files import sha256
+from pipeline.params import FILES
 
 ROOT = Path(__file__).resolve().parent.parent
 PIXELS = (28, 28)

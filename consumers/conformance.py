@@ -24,11 +24,11 @@ import numpy as np
 
 from checks.repro import processor
 from consumers.runtimes import APT_INSTALL, Runtime, maker_version, missing_tools, runtimes
-from fashion_mlp import engine
-from fashion_mlp.console import run
-from fashion_mlp.dataset import load_split, prepared_path
-from fashion_mlp.files import write_json
-from fashion_mlp.params import load_params
+from fashion_mlp.network import engine
+from pipeline.console import run
+from fashion_mlp.data.arrays import load_split, prepared_path
+from pipeline.files import write_json
+from pipeline.params import load_params
 
 KERAS = Path("models/fashion_mlp.keras")
 RESULTS = Path("consumers/conformance.json")
@@ -62,7 +62,7 @@ def keras_probabilities(images: np.ndarray) -> np.ndarray:
     """Predict as a user of Keras does: float32 (n, pixels) -> float32 (n, classes)."""
     engine.start()
 
-    from fashion_mlp.network import load_network
+    from fashion_mlp.network.model import load_network
 
     network = load_network(KERAS)
     return np.asarray(network.predict(images, batch_size=BATCH_SIZE, verbose=0))

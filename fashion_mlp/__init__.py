@@ -1,1 +1,1 @@
-"""What two stages or more share: parameters, data formats, the model, the pinned engine."""
+"""What decides results: data, network, training, proof, ONNX forms, pictures."""

@@ -24,8 +24,8 @@ from typing import Any
 import yaml
 
 from checks.repro import leaves, processor
-from fashion_mlp import paper
-from fashion_mlp.files import write_text
+from fashion_mlp.pictures import paper
+from pipeline.files import write_text
 
 PAGE = Path(__file__).with_name("page.html")
 REPORT = Path("report.html")

@@ -18,8 +18,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from fashion_mlp.drawing import DPI, INK, STYLE, WIDTH
-from fashion_mlp.files import replacing
+from fashion_mlp.pictures.style import DPI, INK, STYLE, WIDTH
+from pipeline.files import replacing
 
 PICTURE = Path("docs/sweep.png")
 METRIC = "validation_accuracy"

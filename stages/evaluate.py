@@ -26,12 +26,15 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from fashion_mlp import charts, engine, paper, sheets
-from fashion_mlp.console import progress, run
-from fashion_mlp.dataset import Split, load_split
-from fashion_mlp.drawing import Answers
-from fashion_mlp.files import write_json, write_text
-from fashion_mlp.params import Params, load_params
+from fashion_mlp.pictures import charts
+from fashion_mlp.network import engine
+from fashion_mlp.pictures import paper
+from fashion_mlp.pictures import grids as sheets
+from pipeline.console import progress, run
+from fashion_mlp.data.arrays import Split, load_split
+from fashion_mlp.pictures.style import Answers
+from pipeline.files import write_json, write_text
+from pipeline.params import Params, load_params
 
 if TYPE_CHECKING:
     import keras
@@ -276,7 +279,7 @@ def main() -> None:
     example_images = pick(train, [0, *params.evaluate.examples])
     engine.start()
 
-    from fashion_mlp.network import load_network, mean_loss, probabilities
+    from fashion_mlp.network.model import load_network, mean_loss, probabilities
 
     network = load_network(MODEL, (params.dataset.pixels, len(names)))
     predicted = probabilities(network, test.images, BATCH_SIZE)

@@ -30,12 +30,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fashion_mlp import engine
-from fashion_mlp.console import progress, run
-from fashion_mlp.dataset import load_split
-from fashion_mlp.files import replacing, write_json, write_text
-from fashion_mlp.params import Dataset, File, Train, load_params
-from fashion_mlp.proof import (
+from fashion_mlp.network import engine
+from pipeline.console import progress, run
+from fashion_mlp.data.arrays import load_split
+from pipeline.files import replacing, write_json, write_text
+from pipeline.params import Dataset, File, Train, load_params
+from fashion_mlp.proof.levels import (
     BATCH_SIZE,
     Candidate,
     Evidence,
@@ -45,7 +45,7 @@ from fashion_mlp.proof import (
     read_weights,
     uncertified,
 )
-from fashion_mlp.reference import Weights
+from fashion_mlp.proof.reference import Weights
 
 if TYPE_CHECKING:
     import keras
@@ -359,7 +359,7 @@ def main() -> None:
     labels = splits["test"].labels.argmax(axis=1)
     engine.start()
 
-    from fashion_mlp.network import load_network
+    from fashion_mlp.network.model import load_network
 
     network = load_network(MODEL, sizes)
     form = (params.export.opset, params.export.ir_version)

@@ -26,9 +26,9 @@ from typing import BinaryIO
 import pooch
 from requests import RequestException
 
-from fashion_mlp.console import run
-from fashion_mlp.files import CHUNK
-from fashion_mlp.params import File, Source, load_params
+from pipeline.console import run
+from pipeline.files import CHUNK
+from pipeline.params import File, Source, load_params
 
 RAW = Path("data/raw")
 APT_CONFIG = """\

@@ -19,11 +19,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from fashion_mlp.console import progress, run
-from fashion_mlp.dataset import PREPARED, prepared_path
-from fashion_mlp.files import replacing
-from fashion_mlp.idx import Header, iter_rows, read_header
-from fashion_mlp.params import File, load_params
+from pipeline.console import progress, run
+from fashion_mlp.data.arrays import PREPARED, prepared_path
+from pipeline.files import replacing
+from fashion_mlp.data.idx import Header, iter_rows, read_header
+from pipeline.params import File, load_params
 
 RAW = Path("data/raw")
 ROWS = 4000  # images held in memory at a time: 12.5 MB as float32

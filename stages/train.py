@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fashion_mlp import cluster, engine
-from fashion_mlp.console import progress, run
-from fashion_mlp.dataset import Split, load_split, prepared_path
-from fashion_mlp.files import write_json, write_text
-from fashion_mlp.params import Optimizer, Train, load_params
-from fashion_mlp.restart import History, Restart, identity
+from fashion_mlp.training import workers as cluster
+from fashion_mlp.network import engine
+from pipeline.console import progress, run
+from fashion_mlp.data.arrays import Split, load_split, prepared_path
+from pipeline.files import write_json, write_text
+from pipeline.params import Optimizer, Train, load_params
+from fashion_mlp.training.checkpoint import History, Restart, identity
 
 if TYPE_CHECKING:
     import keras
@@ -71,7 +72,7 @@ def train(
     Raises:
         KeyboardInterrupt: someone interrupted it; the text says where training goes on.
     """
-    from fashion_mlp.network import build_network, learnt_weights
+    from fashion_mlp.network.model import build_network, learnt_weights
 
     network = build_network(*network_shape(params, split))
     network.summary()
@@ -116,7 +117,7 @@ def learn(
     """
     import keras
 
-    from fashion_mlp.network import Augmentation, Trainer, build_learner, tables_per_epoch
+    from fashion_mlp.network.model import Augmentation, Trainer, build_learner, tables_per_epoch
 
     keras.utils.set_random_seed(params.seed)
     moments = pixel_moments(split.images) if params.standardize else None
@@ -171,7 +172,7 @@ def tables(
     """Make the tables of batches that `Trainer` takes, of numbers or of images, without end."""
     import tensorflow as tf
 
-    from fashion_mlp.network import shuffled_batches
+    from fashion_mlp.network.model import shuffled_batches
 
     def numbers() -> Iterator[np.ndarray]:
         return shuffled_batches(
@@ -290,7 +291,7 @@ def main() -> None:
     network, history = train(params.train, split, validation, restart, params.dataset.image_shape)
     figures = metrics(history)
 
-    from fashion_mlp.network import save_network
+    from fashion_mlp.network.model import save_network
 
     save_network(network, MODEL)
     write_text(HISTORY, history_csv(history))

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, sync_playwright
 
-from fashion_mlp.dataset import Split, load_split
-from fashion_mlp.params import File, Params, check_params
+from fashion_mlp.data.arrays import Split, load_split
+from pipeline.params import File, Params, check_params
 from tests.server import Server, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,7 +139,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def engine() -> None:
     """Start TensorFlow in this process, once: it costs 3 s."""
-    from fashion_mlp import engine
+    from fashion_mlp.network import engine
 
     engine.start()
 

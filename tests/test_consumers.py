@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from consumers import conformance, runtimes
 from consumers.conformance import Output, Result, compare, execute, first_fault
 from consumers.runtimes import Runtime
-from fashion_mlp.params import load_params
+from pipeline.params import load_params
 from tests.docs import check_shown, lines_of, shown
 from tests.photos import photo_of
 

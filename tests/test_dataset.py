@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fashion_mlp.dataset import load_split, prepared_path
+from fashion_mlp.data.arrays import load_split, prepared_path
 
 REMEDY = "run `dvc repro --force preprocess`"
 

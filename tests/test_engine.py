@@ -8,10 +8,10 @@ from tests.conftest import ROOT
 TRAIN = """
 import hashlib, os
 import numpy as np
-from fashion_mlp import engine
+from fashion_mlp.network import engine
 engine.start()
-from fashion_mlp.dataset import Split
-from fashion_mlp.params import load_params
+from fashion_mlp.data.arrays import Split
+from pipeline.params import load_params
 from stages.train import learn
 random = np.random.default_rng(0)
 split = Split(

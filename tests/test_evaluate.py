@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
-from fashion_mlp.dataset import Split
+from fashion_mlp.data.arrays import Split
 from stages import evaluate as stage
 from stages.evaluate import (
     confusion_csv,
@@ -172,7 +172,7 @@ def test_main_refuses_a_broken_model_and_keeps_the_old_figures(work: Path) -> No
 
 @pytest.mark.parametrize(("pixels", "classes"), [(13, CLASSES), (12, CLASSES + 1)])
 def test_main_refuses_a_model_of_another_shape(work: Path, pixels: int, classes: int) -> None:
-    from fashion_mlp.network import build_network, save_network
+    from fashion_mlp.network.model import build_network, save_network
 
     other = build_network(pixels, 4, "relu", classes)
     other.compile(loss="categorical_crossentropy")

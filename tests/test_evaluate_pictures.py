@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fashion_mlp.dataset import Split
+from fashion_mlp.data.arrays import Split
 from stages.evaluate import calibration, class_averages, read_history
 from stages.train import history_csv
 

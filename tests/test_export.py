@@ -23,7 +23,7 @@ WRITTEN = (Path("models/fashion_mlp.onnx"), Path("models/test_data_set_0"), stag
 def make_network(activation: str = "relu") -> Any:
     import keras
 
-    from fashion_mlp.network import build_network
+    from fashion_mlp.network.model import build_network
 
     keras.utils.set_random_seed(3)
     network = build_network(PIXELS, 16, activation, CLASSES)
@@ -173,7 +173,7 @@ def test_main_refuses_a_tolerance_that_nothing_meets(work: Path, data: Data) -> 
 def test_main_refuses_a_network_of_three_layers(work: Path) -> None:
     import keras
 
-    from fashion_mlp.network import save_network
+    from fashion_mlp.network.model import save_network
 
     layers = [keras.layers.Dense(CLASSES, activation="softmax") for _ in range(3)]
     network = keras.Sequential([keras.Input((PIXELS,)), *layers])

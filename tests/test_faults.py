@@ -10,7 +10,7 @@ import pytest
 
 from checks.sandbox import Sandbox
 from checks.torture import OPTIMIZERS, cached, damage_cache, optimizer
-from fashion_mlp.params import check_params
+from pipeline.params import check_params
 from tests.conftest import edited, real_values
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fashion_mlp.files import sha256
-from fashion_mlp.params import Source, load_params
+from pipeline.files import sha256
+from pipeline.params import Source, load_params
 from stages import fetch as stage
 from stages.fetch import fetch
 from tests.conftest import ROOT, Data, make_data, snapshot
@@ -271,9 +271,9 @@ def test_fetch_brings_the_real_data_from_debian(raw: Path) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from fashion_mlp.params import File, Source
+from pipeline.params import File, Source
 from stages.fetch import fetch
-from fashion_mlp.files import sha256
+from pipeline.files import sha256
 folder = Path(sys.argv[1])
 names = sorted(path.name for path in folder.iterdir())
 files = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fashion_mlp.files import replacing, sha256, write_json, write_text
+from pipeline.files import replacing, sha256, write_json, write_text
 
 
 def test_replacing_renames_what_was_written(tmp_path: Path) -> None:

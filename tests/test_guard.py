@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fashion_mlp.guard import alone, guarded, md5
+from pipeline.guard import alone, guarded, md5
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,7 @@ def test_guarded_sweeps_what_a_kill_left(project: Path) -> None:
 
 
 def test_alone_waits_and_says_for_whom(project: Path) -> None:
-    program = "from fashion_mlp.guard import alone\nwith alone('second'): print('in')"
+    program = "from pipeline.guard import alone\nwith alone('second'): print('in')"
     with alone("first"):
         second = subprocess.Popen(
             [sys.executable, "-c", program],

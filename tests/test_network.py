@@ -20,10 +20,10 @@ REMEDY = "run `dvc repro --force train`"
 SAVE = """
 import sys
 from pathlib import Path
-from fashion_mlp import engine
+from fashion_mlp.network import engine
 engine.start()
 import keras
-from fashion_mlp.network import build_network, save_network
+from fashion_mlp.network.model import build_network, save_network
 [keras.layers.Dense(3) for _ in range(5)]
 keras.utils.set_random_seed(7)
 network = build_network(12, 16, "relu", 10)
@@ -35,7 +35,7 @@ save_network(network, Path(sys.argv[1]))
 def make_network(seed: int = 7) -> Any:
     import keras
 
-    from fashion_mlp.network import build_network
+    from fashion_mlp.network.model import build_network
 
     keras.utils.set_random_seed(seed)
     network = build_network(*SIZES)
@@ -61,14 +61,14 @@ def images() -> np.ndarray:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    from fashion_mlp.network import save_network
+    from fashion_mlp.network.model import save_network
 
     save_network(make_network(), tmp_path / "network.keras")
     return tmp_path / "network.keras"
 
 
 def test_build_network_of_the_papers_sizes_has_the_papers_parameters() -> None:
-    from fashion_mlp.network import build_network
+    from fashion_mlp.network.model import build_network
 
     network = build_network(784, 800, "relu", 10)
     assert network.count_params() == 636_010
@@ -77,7 +77,7 @@ def test_build_network_of_the_papers_sizes_has_the_papers_parameters() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 10, 57, 1000])
 def test_probabilities_are_what_numpy_computes(images: np.ndarray, batch_size: int) -> None:
-    from fashion_mlp.network import probabilities
+    from fashion_mlp.network.model import probabilities
 
     network = make_network()
     got = probabilities(network, images, batch_size)
@@ -94,7 +94,7 @@ def test_probabilities_are_what_numpy_computes(images: np.ndarray, batch_size: i
     ],
 )
 def test_mean_loss_is_the_mean_over_images(loss: str, expected: float) -> None:
-    from fashion_mlp.network import mean_loss
+    from fashion_mlp.network.model import mean_loss
 
     network = make_network()
     network.compile(loss=loss)
@@ -110,7 +110,7 @@ def test_portable_matmul_has_the_gradients_of_matmul(
 ) -> None:
     import tensorflow as tf
 
-    from fashion_mlp.network import portable_matmul
+    from fashion_mlp.network.model import portable_matmul
 
     random = np.random.default_rng(2)
     shapes = ((5, 30), (30, units), (5, units))
@@ -134,7 +134,7 @@ def test_portable_matmul_has_the_gradients_of_matmul(
 def test_learnt_weights_compute_what_the_learner_computes(
     images: np.ndarray, standardized: bool
 ) -> None:
-    from fashion_mlp.network import build_learner, build_network, learnt_weights, probabilities
+    from fashion_mlp.network.model import build_learner, build_network, learnt_weights, probabilities
 
     shape = (images.shape[1], 16, "relu", 10)
     moments = (images.mean(axis=0), images.var(axis=0) + 0.01) if standardized else None
@@ -149,7 +149,7 @@ def test_learnt_weights_compute_what_the_learner_computes(
 def test_dropout_leaves_out_a_share_and_keeps_the_mean() -> None:
     import tensorflow as tf
 
-    from fashion_mlp.network import Dropout
+    from fashion_mlp.network.model import Dropout
 
     inputs = tf.ones((400, 50))
     layer: Any = Dropout(0.3, seed=1)
@@ -170,7 +170,7 @@ def augmented(images: np.ndarray, step: int, **knobs: Any) -> tuple[np.ndarray, 
     """Augment a batch whose labels are one-hot by row, compiled as in training."""
     import tensorflow as tf
 
-    from fashion_mlp.network import Augmentation
+    from fashion_mlp.network.model import Augmentation
 
     augment = tf.function(Augmentation(42, **knobs), jit_compile=True)
     labels = np.eye(len(images), dtype=np.float32)
@@ -211,7 +211,7 @@ def resampled(images: np.ndarray, matrix: Any, offset: Any) -> np.ndarray:
     """Resample images, float32 (n, height, width), all by one map."""
     import tensorflow as tf
 
-    from fashion_mlp.network import resample
+    from fashion_mlp.network.model import resample
 
     count, height, width = images.shape
     maps = (np.tile(np.float32(part), (count, *[1] * np.ndim(part))) for part in (matrix, offset))
@@ -263,7 +263,7 @@ def test_augmentation_warps_by_up_to_what_is_asked_for() -> None:
 def test_shuffled_batches_take_each_image_once_an_epoch(
     images: int, batch_size: int, steps: int, seed: int
 ) -> None:
-    from fashion_mlp.network import shuffled_batches, tables_per_epoch
+    from fashion_mlp.network.model import shuffled_batches, tables_per_epoch
 
     tables = shuffled_batches(images, batch_size, steps, seed)
     count = tables_per_epoch(images, batch_size, steps)
@@ -277,7 +277,7 @@ def test_shuffled_batches_take_each_image_once_an_epoch(
 
 
 def test_shuffled_batches_depend_on_seed_and_epoch_alone() -> None:
-    from fashion_mlp.network import shuffled_batches
+    from fashion_mlp.network.model import shuffled_batches
 
     def order(seed: int, steps: int, epoch: int) -> list[int]:
         tables = shuffled_batches(1000, 100, steps, seed, epoch)
@@ -295,7 +295,7 @@ def test_shuffled_batches_depend_on_seed_and_epoch_alone() -> None:
 
 
 def test_save_network_writes_the_same_bytes_in_every_process(saved: Path, tmp_path: Path) -> None:
-    from fashion_mlp.network import save_network
+    from fashion_mlp.network.model import save_network
 
     again, other = tmp_path / "again.keras", tmp_path / "other.keras"
     save_network(make_network(), again)
@@ -306,7 +306,7 @@ def test_save_network_writes_the_same_bytes_in_every_process(saved: Path, tmp_pa
 
 
 def test_save_network_that_fails_leaves_the_old_file(saved: Path) -> None:
-    from fashion_mlp.network import save_network
+    from fashion_mlp.network.model import save_network
 
     before = saved.read_bytes()
     with pytest.raises(AttributeError):
@@ -328,7 +328,7 @@ def test_keras_itself_opens_what_save_network_wrote(saved: Path, images: np.ndar
 
 
 def test_load_network_gives_back_every_bit(saved: Path) -> None:
-    from fashion_mlp.network import load_network
+    from fashion_mlp.network.model import load_network
 
     for got, expected in zip(
         load_network(saved).get_weights(), make_network().get_weights(), strict=True
@@ -337,7 +337,7 @@ def test_load_network_gives_back_every_bit(saved: Path) -> None:
 
 
 def refusal(path: Path) -> str:
-    from fashion_mlp.network import load_network
+    from fashion_mlp.network.model import load_network
 
     with pytest.raises(ValueError) as error:
         load_network(path)
@@ -396,7 +396,7 @@ def test_load_network_never_runs_a_lambda(tmp_path: Path) -> None:
 
 
 def test_load_network_names_a_file_that_is_missing(tmp_path: Path) -> None:
-    from fashion_mlp.network import load_network
+    from fashion_mlp.network.model import load_network
 
     with pytest.raises(FileNotFoundError) as error:
         load_network(tmp_path / "none.keras")

@@ -10,7 +10,7 @@ from dvc.utils.hydra import apply_overrides
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fashion_mlp.params import FILES, Params, check_params, load_params
+from pipeline.params import FILES, Params, check_params, load_params
 from tests.conftest import ROOT, edited, real_values
 
 VALUES = real_values()
@@ -160,7 +160,7 @@ def test_check_params_knows_the_options_that_keras_knows(engine: None) -> None:
 
     import keras
 
-    from fashion_mlp.params import OPTIMIZER_OPTIONS
+    from pipeline.params import OPTIMIZER_OPTIONS
 
     for name, known in OPTIMIZER_OPTIONS.items():
         signature = inspect.signature(getattr(keras.optimizers, name)).parameters

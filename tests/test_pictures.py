@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fashion_mlp import charts, drawing, paper, sheets, words
+from fashion_mlp.pictures import charts
+from fashion_mlp.pictures import style as drawing
+from fashion_mlp.pictures import paper
+from fashion_mlp.pictures import grids as sheets
+from fashion_mlp.pictures import strings as words
 
 NAMES = {
     "en": ["T-shirt/top", "Trouser", "Ankle boot"],

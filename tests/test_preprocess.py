@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fashion_mlp.params import File
+from pipeline.params import File
 from stages import preprocess as stage
 from stages.preprocess import one_hot, prepare, scale
 from tests.conftest import (
@@ -181,7 +181,7 @@ def test_prepare_twice_gives_the_same_bytes(raw: Path, data: Data) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from fashion_mlp.params import File
+from pipeline.params import File
 from stages.preprocess import prepare
 raw = Path(sys.argv[1])
 files = {

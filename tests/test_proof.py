@@ -9,7 +9,8 @@ import pytest
 from onnx import numpy_helper
 
 from checks.mutations import Mutation, mutations, noticed
-from fashion_mlp import engine, proof
+from fashion_mlp.network import engine
+from fashion_mlp.proof import levels as proof
 from stages import export
 
 PIXELS, UNITS, CLASSES = 16, 8, 3
@@ -20,7 +21,7 @@ def make_network(seed: int) -> Any:
     engine.start()
     import keras
 
-    from fashion_mlp.network import build_network
+    from fashion_mlp.network.model import build_network
 
     keras.utils.set_random_seed(seed)
     network = build_network(PIXELS, UNITS, "relu", CLASSES)

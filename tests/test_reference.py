@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fashion_mlp.reference import ACTIVATIONS, Bounds, Weights, bounds
+from fashion_mlp.proof.reference import ACTIVATIONS, Bounds, Weights, bounds
 
 PIXELS, UNITS, CLASSES = 9, 6, 4
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page
 
-from fashion_mlp import paper
+from fashion_mlp.pictures import paper
 from report import __main__ as report
 
 ROOT = Path(__file__).resolve().parent.parent

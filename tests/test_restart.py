@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fashion_mlp import engine
-from fashion_mlp.dataset import Split
-from fashion_mlp.params import Optimizer, Train
-from fashion_mlp.restart import Restart, identity
+from fashion_mlp.network import engine
+from fashion_mlp.data.arrays import Split
+from pipeline.params import Optimizer, Train
+from fashion_mlp.training.checkpoint import Restart, identity
 from stages.train import learn
 
 OPTIMIZERS = {

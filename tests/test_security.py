@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fashion_mlp import engine
-from fashion_mlp.dataset import load_split
+from fashion_mlp.network import engine
+from fashion_mlp.data.arrays import load_split
 
 
 class Touch:
@@ -42,7 +42,7 @@ def test_load_network_runs_nothing_of_a_lambda(tmp_path: Path) -> None:
     engine.start()
     import keras
 
-    from fashion_mlp.network import load_network
+    from fashion_mlp.network.model import load_network
 
     victim, path = tmp_path / "ran", tmp_path / "model.keras"
     name = str(victim)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fashion_mlp.dataset import Split, load_split
-from fashion_mlp.params import Optimizer, Train, check_params
-from fashion_mlp.restart import Restart
+from fashion_mlp.data.arrays import Split, load_split
+from pipeline.params import Optimizer, Train, check_params
+from fashion_mlp.training.checkpoint import Restart
 from stages import train as stage
 from stages.train import history_csv, learn, make_optimizer, metrics, network_shape
 from tests.conftest import CLASSES, HEIGHT, WIDTH, edited, real_values, snapshot
@@ -37,7 +37,7 @@ def empty() -> Split:
 def initial_weights(params: Train, split: Split) -> list[np.ndarray]:
     import keras
 
-    from fashion_mlp.network import build_network
+    from fashion_mlp.network.model import build_network
 
     keras.utils.set_random_seed(params.seed)
     return list(build_network(*network_shape(params, split)).get_weights())
@@ -45,7 +45,7 @@ def initial_weights(params: Train, split: Split) -> list[np.ndarray]:
 
 def batches(params: Train, split: Split) -> Iterator[np.ndarray]:
     """Yield the image numbers of each batch of the training, in order."""
-    from fashion_mlp.network import shuffled_batches
+    from fashion_mlp.network.model import shuffled_batches
 
     images, left = len(split.images), params.epochs * len(split.images)
     for table in shuffled_batches(images, params.batch_size, 1, params.seed):
@@ -102,7 +102,7 @@ def test_learn_takes_the_steps_that_keras_fit_takes(
     import keras
     import tensorflow as tf
 
-    from fashion_mlp.network import build_network
+    from fashion_mlp.network.model import build_network
 
     params = settings(**{f"train.optimizer.{key}": value for key, value in options.items()})
     network, history = learn(params, train_split, train_split, [])
@@ -156,7 +156,7 @@ def test_learn_from_the_file_gives_the_same_bits_as_from_memory(
 def test_learn_has_its_step_traced_once(
     train_split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fashion_mlp.network import Trainer
+    from fashion_mlp.network.model import Trainer
 
     traced, real = [], Trainer.train_step
 
@@ -216,7 +216,7 @@ def test_learn_heeds_each_knob_and_goes_on_after_a_kill_with_the_same_bits(
 ) -> None:
     import keras
 
-    from fashion_mlp.network import learnt_weights
+    from fashion_mlp.network.model import learnt_weights
 
     params = settings(**{f"train.{key}": value})
     shape = (HEIGHT, WIDTH)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.peers.turns import BATCH, HIDDEN, PIXELS, Turns, load
-from fashion_mlp import engine
+from fashion_mlp.network import engine
 
 Epoch = Callable[[], tuple[None, None]]
 

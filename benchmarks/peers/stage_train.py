@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from benchmarks.peers.turns import CLASSES, PIXELS, Turns
-from fashion_mlp import engine
-from fashion_mlp.dataset import Split, load_split
-from fashion_mlp.params import load_params
+from fashion_mlp.network import engine
+from fashion_mlp.data.arrays import Split, load_split
+from pipeline.params import load_params
 from stages.train import learn
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fashion_mlp.dataset import Split, load_split
+from fashion_mlp.data.arrays import Split, load_split
 
 PIXELS, HIDDEN, CLASSES = 784, 800, 10
 BATCH = 200

@@ -21,7 +21,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from fashion_mlp.reference import Bounds, Weights, bounds
+from fashion_mlp.proof.reference import Bounds, Weights, bounds
 
 if TYPE_CHECKING:
     import keras

@@ -19,7 +19,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from fashion_mlp.files import replacing
+from pipeline.files import replacing
 
 WIDTH = 8.8  # inches: 1,056 pixels, shown at 880 or less in a README
 DPI = 120

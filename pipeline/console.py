@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from fashion_mlp.guard import guarded
+from pipeline.guard import guarded
 
 # What bad input and a bad environment raise. Anything else is a fault of ours: traceback.
 EXPECTED = (OSError, ValueError, RuntimeError, MemoryError, yaml.YAMLError)

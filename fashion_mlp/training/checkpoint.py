@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fashion_mlp.files import replacing, sha256
+from pipeline.files import replacing, sha256
 
 if TYPE_CHECKING:
     import keras

@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fashion_mlp import engine
-from fashion_mlp.dataset import Split
-from fashion_mlp.params import Train
-from fashion_mlp.restart import History, Restart
+from fashion_mlp.network import engine
+from fashion_mlp.data.arrays import Split
+from pipeline.params import Train
+from fashion_mlp.training.checkpoint import History, Restart
 
 if TYPE_CHECKING:
     import keras
@@ -296,7 +296,7 @@ def _epochs(
     import keras
     import tensorflow as tf
 
-    from fashion_mlp.network import shuffled_batches, tables_per_epoch
+    from fashion_mlp.network.model import shuffled_batches, tables_per_epoch
 
     weights = network.trainable_variables
     loss_of_each = keras.losses.get(params.loss)
@@ -343,7 +343,7 @@ def _validator(network: keras.Sequential, validation: Split) -> Callable[[], dic
     """Make what measures on validation images; compiled once, for all epochs."""
     import tensorflow as tf
 
-    from fashion_mlp.network import mean_loss
+    from fashion_mlp.network.model import mean_loss
 
     @tf.function(jit_compile=True)
     def forward(images: tf.Tensor) -> tf.Tensor:

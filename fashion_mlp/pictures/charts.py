@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fashion_mlp.drawing import BLUE, GREEN, INK, VERMILION, Answers, drawing
-from fashion_mlp.paper import Epoch
-from fashion_mlp.words import TEXTS, decimal, percent, probability, shorten, thousands
+from fashion_mlp.pictures.style import BLUE, GREEN, INK, VERMILION, Answers, drawing
+from fashion_mlp.pictures.paper import Epoch
+from fashion_mlp.pictures.strings import TEXTS, decimal, percent, probability, shorten, thousands
 
 MOST_ROWS = 20  # classes whose probability is drawn
 MOST_COUNTS = 20  # classes whose confusion is written as numbers too

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fashion_mlp.files import write_json
-from fashion_mlp.params import PARAMS_FILE
+from pipeline.files import write_json
+from pipeline.params import PARAMS_FILE
 
 PIPELINE = Path("dvc.yaml")
 LOCK = Path("dvc.lock")

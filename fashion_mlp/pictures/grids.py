@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 
-from fashion_mlp.drawing import BLUE, GREY, INK, VERMILION, WIDTH, Answers, drawing
-from fashion_mlp.words import TEXTS, percent, shorten
+from fashion_mlp.pictures.style import BLUE, GREY, INK, VERMILION, WIDTH, Answers, drawing
+from fashion_mlp.pictures.strings import TEXTS, percent, shorten
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "#FFFFFF", VERMILION])
 MOST_TILES = 50  # small images on a sheet

@@ -17,8 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fashion_mlp.dataset import Split
-from fashion_mlp.files import replacing
+from fashion_mlp.data.arrays import Split
+from pipeline.files import replacing
 
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that the zip format can state
 

@@ -1,0 +1,1 @@
+"""The data set: its raw format, and the prepared arrays."""

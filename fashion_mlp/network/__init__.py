@@ -1,0 +1,1 @@
+"""The network: TensorFlow started, the model built, saved, read and run."""
