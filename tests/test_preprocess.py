@@ -39,7 +39,7 @@ def run(
 ) -> dict[str, int]:
     shape = (HEIGHT, WIDTH)
     return prepare(
-        raw, raw.parent / "prepared", data.files | files, shape, CLASSES, validation_images
+        raw, raw.parent / "prepared", {**data.files, **files}, shape, CLASSES, validation_images
     )
 
 
