@@ -122,7 +122,7 @@ def choose() -> tuple[str, str]:
     found = "; ".join(f"{python}: {reason}" for python, reason in reasons.items())
     raise RuntimeError(
         f"needs Python 3.11, 3.12 or 3.13 with venv ({found or 'found none'}); name one: "
-        f"make PYTHON=/path/to/python3.12; on Debian or Ubuntu: apt-get install python3 python3-venv"
+        f"make PYTHON=/path/to/python3.12; on Debian or Ubuntu: apt-get install python3-venv"
     )
 
 
@@ -139,16 +139,16 @@ def make(venv: Path, lock: Path) -> None:
     else:
         python = str(Path.cwd() / VENV / "bin/python")
         say(f"installing {lock} into {venv}")
-    (venv / ".installed").unlink(missing_ok=True)
     if venv.is_symlink():
         venv.unlink()  # what it leads to belongs to another folder
+    (venv / ".installed").unlink(missing_ok=True)
     if call([python, "-m", "venv", "--clear", str(venv)]) != 0:
         raise RuntimeError(f"{python} -m venv {venv} failed; its reason is above")
     installer = str(venv / "bin/python")
     settings = pip_settings(installer)
     if venv == VENV:
         # uv by pip and by its hash; it installs the rest eight times as fast.
-        only_uv = venv / "uv.lock"
+        only_uv = venv / "uv.txt"
         only_uv.write_text(entry("uv", lock.read_text(encoding="utf-8")), encoding="utf-8")
         pip(installer, settings, "--require-hashes", "--no-deps", "-r", str(only_uv))
     uv = str(VENV / "bin/uv")

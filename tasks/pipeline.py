@@ -154,8 +154,9 @@ def recipe() -> int:
         )
         if status:
             return status
-        (ref,) = answer(["git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}"],
-                        clone).split()
+        (ref,) = answer(
+            ["git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}"], clone
+        ).split()
         answer(["git", "push", "--quiet", "origin", f"+{ref}"], clone)
         shutil.rmtree(clone)
         return call(["dvc", "metrics", "diff", "--no-path", "HEAD", name])

@@ -6,7 +6,6 @@ import difflib
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 
 from tasks import tools
@@ -37,8 +36,8 @@ def unknown() -> int:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         near += [other for other in known if other in name and other not in near]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        what = " is a folder, and" if Path(name).is_dir() else ""
-        say(f"{name}{what} no target; {hint}`make help` lists them")
+        what = "a folder, and no target" if Path(name).is_dir() else "no target"
+        say(f"{name} is {what}; {hint}`make help` lists them")
     return 2
 
 
@@ -98,7 +97,3 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         say(f"{error.filename or 'a file'}: {error.strerror or error}")
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -109,11 +109,19 @@ def is_database(path: Path) -> bool:
 
 
 def outputs_of(lock: Path = LOCK) -> dict[str, str]:
-    """Read the MD5 of each output that dvc.lock records, by path."""
+    """Read the MD5 of each output that dvc.lock records, by path.
+
+    Of the stages that dvc.yaml has: dvc.lock keeps those that were removed from there.
+    """
     if not lock.exists():
         return {}
-    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    recorded = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
+    stages = yaml.safe_load(lock.with_name(PIPELINE.name).read_text(encoding="utf-8"))["stages"]
+    return {
+        out["path"]: out["md5"]
+        for name in recorded.keys() & stages.keys()
+        for out in recorded[name].get("outs", [])
+    }
 
 
 def object_of(number: str, cache: Path) -> Path:
@@ -216,7 +224,7 @@ def cache_folder() -> Path:
 
 
 def verify() -> list[Damage]:
-    """Compare the outputs after a run; note the files, so that unchanged ones are not read again."""
+    """Compare the outputs after a run; note the files, so that none is read again unchanged."""
     cache = cache_folder()
     found, whole = compare(cache, cached=False)
     if not found:
