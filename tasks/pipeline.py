@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from tasks.environment import ensure
-from tasks.processes import STATE, alone, answer, call, clean, say
+from tasks.processes import DATABASES, STATE, alone, answer, call, clean, say
 
 VERIFIED = STATE / "verified.json"  # size, time and inode of the outputs that were compared
 REPAIRED = 3  # exit status of `tasks.repair` that removed something
@@ -138,7 +138,7 @@ def recipe() -> int:
             for key, value in os.environ.items()
             if key.endswith("_DIR") and Path(value).is_dir()
         }
-        env = clean(DVC_SITE_CACHE_DIR=str(clone / STATE / "dvc"), **folders)
+        env = clean(DVC_SITE_CACHE_DIR=str(clone / DATABASES), **folders)
         overlay = ["python", "-m", "tasks.presets", str(preset), str(clone), seed]
         if status := call(overlay):
             return status

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 STATE = Path(".run")
+DATABASES = STATE / "dvc"  # of DVC's state: the MD5 of files that it has seen
 VENV = Path(".venv")
 # Variables of Python and pip decide what is imported and where packages go. These may pass.
 PASSED = {
@@ -50,7 +51,8 @@ def clean(**more: str) -> dict[str, str]:
         kept.pop("CHROMIUM", None)
     folder = Path.cwd() / VENV
     path = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**kept, "VIRTUAL_ENV": str(folder), "PATH": path, **more}
+    state = str(Path.cwd() / DATABASES)  # where `make heal` finds it
+    return {**kept, "VIRTUAL_ENV": str(folder), "PATH": path, "DVC_SITE_CACHE_DIR": state, **more}
 
 
 def call(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -13,6 +14,11 @@ from tasks.environment import ensure
 from tasks.pipeline import heal, recipe, repro
 from tasks.processes import clean, say
 
+REMEDIES = {
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "remove what lies there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it yours and writable"),
+    errno.ENOSPC: "free some space",
+}
 TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
 
 
@@ -95,5 +101,6 @@ def main(arguments: list[str]) -> int:
     except RuntimeError as error:
         say(str(error))
     except OSError as error:
-        say(f"{error.filename or 'a file'}: {error.strerror or error}")
+        remedy = REMEDIES.get(error.errno or 0, "")
+        say(f"{error.filename or 'a file'}: {error.strerror or error}{remedy and '; ' + remedy}")
     return 1

@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 import psutil
 import yaml
 
-from pipeline.guard import LOCK, PIPELINE, alone, md5
+from pipeline.files import md5
+from pipeline.guard import ALONE, LOCK, PIPELINE, alone
 from tasks.pipeline import REPAIRED, RWLOCK, VERIFIED, signature
+from tasks.processes import DATABASES
 
 RWLOCKS = (RWLOCK, Path(".dvc/tmp/exps/rwlock"))
-LOCK_FILES = (*RWLOCKS, Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"))
+OWN_FILES = (*RWLOCKS, Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"), ALONE, VERIFIED)
 UNREADABLE = (ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError, OSError)
 
 
@@ -40,9 +42,8 @@ class Damage(NamedTuple):
 
 def left_locks() -> Iterator[Damage]:
     """Find DVC's lock files that are garbage, or whose holders were all killed."""
-    for path in LOCK_FILES:
-        if path.is_dir():
-            yield Damage(path, "a folder in place of a file")
+    for path in filter(Path.is_dir, OWN_FILES):
+        yield Damage(path, "a folder in place of a file")
     for path in filter(Path.is_file, RWLOCKS):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -69,13 +70,19 @@ def is_dvc(pid: int) -> bool:
         return False
 
 
-def own_files(cache: Path) -> Iterator[Damage]:
-    """Find files of DVC's own that can't be read: dvc.lock, the run cache, databases."""
-    if LOCK.exists():
-        try:
-            outputs_of()
-        except UNREADABLE:
-            yield Damage(LOCK, "not what DVC writes")
+def databases() -> Iterator[Damage]:
+    """Find databases of DVC's state that SQLite can't read, for which each command of DVC fails."""
+    for path in DATABASES.rglob("*.db"):
+        if path.is_dir() or not is_database(path):
+            yield Damage(path.parent, "a database that can't be read; DVC makes it again")
+
+
+def texts(cache: Path) -> Iterator[Damage]:
+    """Find files of DVC's own that are not what it writes: dvc.lock, entries of the run cache."""
+    try:
+        outputs_of()
+    except UNREADABLE:
+        yield Damage(LOCK, "not what DVC writes")
     for path in (cache / "runs").glob("*/*/*"):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -83,17 +90,6 @@ def own_files(cache: Path) -> Iterator[Damage]:
                 raise ValueError
         except UNREADABLE:
             yield Damage(path, "no entry of the run cache")
-    for path in state_folder().rglob("*.db"):
-        if path.is_dir() or not is_database(path):
-            yield Damage(path.parent, "a database that can't be read; DVC makes it again")
-
-
-def state_folder() -> Path:
-    """Ask DVC where it keeps its databases, which is not in this folder."""
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        return Path(repo.site_cache_dir)
 
 
 def is_database(path: Path) -> bool:
@@ -206,14 +202,26 @@ def remove(damage: Damage) -> None:
         path.unlink(missing_ok=True)
     elif path.is_symlink():
         path.unlink()
-    elif ".dvc" in path.parts or state_folder() in path.parents:
+    elif {".dvc", ".run"} & set(path.parts):
         shutil.rmtree(path)
     else:
         path.rmdir()
     print(f"heal: removed {path}: {damage.reason}")
-    if path == LOCK:
-        command = ["git", "checkout", "--quiet", "--", str(LOCK)]
-        subprocess.run(command, capture_output=True, check=False)
+    if (
+        path == LOCK
+        and not subprocess.run(
+            ["git", "checkout", "--quiet", "--", str(LOCK)], capture_output=True, check=False
+        ).returncode
+    ):
+        print(f"heal: {path} is as in git's index again")
+
+
+def removed(damages: Iterable[Damage]) -> list[Damage]:
+    """Remove each, and return them."""
+    found = list(damages)
+    for damage in found:
+        remove(damage)
+    return found
 
 
 def cache_folder() -> Path:
@@ -223,9 +231,8 @@ def cache_folder() -> Path:
     return Path(answer.stdout.strip())
 
 
-def verify() -> list[Damage]:
+def verify(cache: Path) -> list[Damage]:
     """Compare the outputs after a run; note the files, so that none is read again unchanged."""
-    cache = cache_folder()
     found, whole = compare(cache, cached=False)
     if not found:
         listings = [object_of(number, cache) for number in outputs_of().values()]
@@ -236,31 +243,43 @@ def verify() -> list[Damage]:
     return found
 
 
+def repair(options: set[str]) -> list[Damage]:
+    """Remove what is damaged, and return it. For the options, see `main`.
+
+    Raises:
+        OSError: something can't be read or removed.
+        subprocess.CalledProcessError: DVC does not say where its cache is.
+    """
+    found = removed(left_locks())
+    if "--locks" not in options:
+        with alone("heal"):
+            if "--verify" not in options:
+                found += removed(databases())  # first: with a damaged one, DVC answers nothing
+            cache = cache_folder()
+            if "--verify" in options:
+                found += removed(verify(cache))
+            else:
+                found += removed(texts(cache))
+                found += removed(compare(cache, cached=True)[0])
+    return found
+
+
 def main() -> int:
     """Remove what is damaged; REPAIRED where there was any, 0 where all is whole.
 
-    `--locks` looks at no more than DVC's lock files, `--verify` at no more than the outputs,
-    `--quiet` says nothing where all is whole.
+    `--locks` looks at no more than lock files, `--verify` at the outputs as well, and without
+    either, everything. `--quiet` says nothing where all is whole.
     """
-    found = [] if "--verify" in sys.argv else list(left_locks())
-    for damage in found:
-        remove(damage)
-    if "--locks" in sys.argv:
-        return REPAIRED if found else 0
-    with alone("heal"):
-        if "--verify" in sys.argv:
-            more = verify()
-        else:
-            cache = cache_folder()
-            more = list(own_files(cache))
-            if not any(damage.path == LOCK for damage in more):
-                more += compare(cache, cached=True)[0]
-        for damage in more:
-            remove(damage)
-    found += more
-    if not found and not {"--quiet", "--verify"} & set(sys.argv):
+    options = set(sys.argv[1:])
+    try:
+        if repair(options):
+            return REPAIRED
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"heal: error: {error}", file=sys.stderr)
+        return 1
+    if not options:
         print(f"heal: all {len(outputs_of())} outputs of dvc.lock are whole, here and in the cache")
-    return REPAIRED if found else 0
+    return 0
 
 
 if __name__ == "__main__":

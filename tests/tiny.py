@@ -62,7 +62,6 @@ class Tiny:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(folder),
             "SOURCE": str(self.source),
-            "DVC_SITE_CACHE_DIR": str(folder / "site"),
             "GIT_CONFIG_GLOBAL": os.devnull,
         }
 
