@@ -6,6 +6,7 @@ of its cache over a fresh output, whatever that object's content has become.
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -142,12 +143,8 @@ def recipe() -> int:
         overlay = ["python", "-m", "tasks.presets", str(preset), str(clone), seed]
         if status := call(overlay):
             return status
-        cache = os.path.abspath(answer(["dvc", "cache", "dir"]).strip())  # noqa: PTH100
-        for command in (
-            ["dvc", "cache", "dir", "--quiet", "--local", cache],
-            ["dvc", "checkout", "--quiet", "--allow-missing"],
-        ):
-            call(command, env, (lock,), cwd=clone)
+        share_cache(clone)
+        call(["dvc", "checkout", "--quiet", "--allow-missing"], env, (lock,), cwd=clone)
         status = run_stages(clone, env, lock)
         status = status or call(
             ["dvc", "exp", "save", "--quiet", "--force", "--name", name], env, cwd=clone
@@ -177,12 +174,21 @@ def make_clone(folder: Path) -> Path:
     answer(["git", "clone", "--quiet", "--no-tags", str(Path.cwd()), str(folder)])
     if aside.is_dir():
         aside.rename(saved)
-    local = Path(".dvc/config.local")
-    if local.exists():
-        shutil.copy(local, folder / local)
     try:
         answer(["git", "var", "GIT_COMMITTER_IDENT"])
     except RuntimeError:  # the experiment is a commit, and this user has told git no name
         answer(["git", "config", "user.name", "fashion-mlp"], folder)
         answer(["git", "config", "user.email", "fashion-mlp@localhost"], folder)
     return folder.resolve()
+
+
+def share_cache(clone: Path) -> None:
+    """Give a clone this folder's cache, and what .dvc/config.local says."""
+    config = configparser.RawConfigParser()
+    config.read(".dvc/config.local", encoding="utf-8")
+    if not config.has_section("cache"):
+        config.add_section("cache")
+    cache = Path.cwd() / answer(["dvc", "cache", "dir"]).strip()
+    config.set("cache", "dir", f'"{cache}"')
+    with (clone / ".dvc/config.local").open("w", encoding="utf-8") as file:
+        config.write(file)

@@ -26,7 +26,9 @@ if sys.argv[1] == "fetch":
     pathlib.Path("data").mkdir(exist_ok=True)
     shutil.copy(pathlib.Path(os.environ["SOURCE"], "raw"), "data/raw")
 else:
+    pathlib.Path("training").write_text("train")
     time.sleep(float(os.environ.get("SECONDS_TO_TRAIN", 0)))
+    pathlib.Path("training").unlink()
     train = yaml.safe_load(open("params.yaml"))["train"]
     pathlib.Path("models/set").mkdir(parents=True, exist_ok=True)
     text = open("data/raw").read() + json.dumps(train)
@@ -83,7 +85,7 @@ class Tiny:
         (self.folder / "steps.py").write_text(STEPS)
         (self.folder / "dvc.yaml").write_text(yaml.safe_dump(DVC_YAML, sort_keys=False))
         with (self.folder / ".gitignore").open("a") as file:
-            file.write("/data/\n/models/\n")
+            file.write("/data/\n/models/\n/training\n")
         self.borrow_environment()
         self.do("git", "init", "--quiet", "--initial-branch", "main")
         self.commit()
@@ -143,6 +145,12 @@ class Tiny:
         path.chmod(0o644)
         path.write_bytes(content)
         path.chmod(mode)
+
+    def make_stale(self) -> None:
+        """Make DVC run stage train once more: an output is gone, here and in its cache."""
+        for path in (self.folder / "models/model", self.cached("models/model")):
+            path.unlink()
+        shutil.rmtree(self.folder / ".dvc/cache/runs")
 
     def results(self) -> dict[str, str]:
         """Hash what a run writes."""
