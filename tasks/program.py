@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks import tools
 from tasks.environment import ensure
-from tasks.pipeline import heal, recipe, repro
+from tasks.runs import heal, recipe, repro
 from tasks.processes import clean, say
 
 REMEDIES = {

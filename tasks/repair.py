@@ -25,7 +25,7 @@ import yaml
 
 from pipeline.files import md5
 from pipeline.guard import ALONE, LOCK, PIPELINE, alone
-from tasks.pipeline import REPAIRED, RWLOCK, VERIFIED, signature
+from tasks.runs import REPAIRED, RWLOCK, VERIFIED, signature
 from tasks.processes import DATABASES
 
 RWLOCKS = (RWLOCK, Path(".dvc/tmp/exps/rwlock"))
