@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tasks import tools
 from tasks.environment import ensure
-from tasks.runs import heal, recipe, repro
 from tasks.processes import clean, say
+from tasks.runs import heal, recipe, repro
 
 REMEDIES = {
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "remove what lies there"),
@@ -66,7 +66,7 @@ def run(*command: str) -> int:
     given = [os.environ.get(part[1:], "") if part[:1] == "@" else part for part in command]
     given = [part for part in given if part]
     say(" ".join(shlex.quote(part) for part in given))
-    os.execvpe(given[0], given, clean())  # noqa: S606  # no shell: that is the point
+    os.execvpe(given[0], given, clean())  # no shell: that is the point
 
 
 TASKS = {

@@ -25,8 +25,8 @@ import yaml
 
 from pipeline.files import md5
 from pipeline.guard import ALONE, LOCK, PIPELINE, alone
-from tasks.runs import REPAIRED, RWLOCK, VERIFIED, signature
 from tasks.processes import DATABASES
+from tasks.runs import REPAIRED, RWLOCK, VERIFIED, signature
 
 RWLOCKS = (RWLOCK, Path(".dvc/tmp/exps/rwlock"))
 OWN_FILES = (*RWLOCKS, Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"), ALONE, VERIFIED)
