@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
+import onnx
 from PIL import Image, ImageDraw
 
 OUTLINES = {  # in 0…1 of the photo's width and height
@@ -58,6 +61,16 @@ def photo_of(image: np.ndarray) -> Image.Image:
     """Make a photo, dark on white and ten times as large, of a prepared image in 0…1."""
     pixels = np.rint(255 - 255 * image).astype(np.uint8)
     return Image.fromarray(pixels).resize((10 * image.shape[1], 10 * image.shape[0]))
+
+
+def save_model(path: Path, kernel: np.ndarray, names: dict[str, list[str]]) -> None:
+    """Write a network of one layer: `image` float32 [N, 784] → `probabilities` [N, 10]."""
+    network = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 18]>
+        net (float[N,784] image) => (float[N,10] probabilities)
+        { logits = MatMul(image, kernel)  probabilities = Softmax(logits) }""")
+    network.graph.initializer.append(onnx.numpy_helper.from_array(kernel, "kernel"))
+    onnx.helper.set_model_props(network, {"class_names": json.dumps(names, ensure_ascii=False)})
+    onnx.save(network, path)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

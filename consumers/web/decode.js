@@ -1,7 +1,7 @@
 // A worker: photos are decoded and reduced here, so that a large one does not freeze the page.
 // ../PHOTOS.md says what is read.
 
-import { Refused, reduce, toPicture } from "./recipe.js";
+import { Refused, reduce, toPicture } from "./preprocessing.js";
 
 const MAX_BYTES = 100_000_000;
 const MAX_PIXELS = 64_000_000;

@@ -1,9 +1,9 @@
 // The page: what is asked (tests, photo, drawing), what is answered, in which language.
 
 import { fetchBytes, loadModel, toInput } from "./model.js";
-import { makePaper } from "./paper.js";
-import { Refused, SIDE, toPicture } from "./recipe.js";
-import { WORDS, say } from "./words.js";
+import { makePaper } from "./drawing.js";
+import { Refused, SIDE, toPicture } from "./preprocessing.js";
+import { STRINGS, say } from "./strings.js";
 
 const find = (id) => document.getElementById(id);
 const state = {
@@ -244,10 +244,10 @@ function makeTabs() {
 function setLanguage(language) {
   state.language = language;
   document.documentElement.lang = language;
-  document.title = `${WORDS[language].title} · Fashion-MNIST`;
+  document.title = `${STRINGS[language].title} · Fashion-MNIST`;
   document.querySelector(`input[name=language][value=${language}]`).checked = true;
-  for (const element of document.querySelectorAll("[data-words]")) {
-    element.textContent = say(language, element.dataset.words);
+  for (const element of document.querySelectorAll("[data-string]")) {
+    element.textContent = say(language, element.dataset.string);
   }
   for (const element of document.querySelectorAll("[data-label]")) {
     element.setAttribute("aria-label", say(language, element.dataset.label));
@@ -279,7 +279,7 @@ function remember(language) {
 function recall() {
   try {
     const language = localStorage.getItem("language");
-    return language in WORDS ? language : null;
+    return language in STRINGS ? language : null;
   } catch {
     return null;
   }
@@ -308,7 +308,7 @@ async function start() {
   find("bars").innerHTML = "<li><span></span><div><i></i></div><span></span></li>".repeat(
     state.classes.en.length,
   );
-  find("result").removeAttribute("data-words");
+  find("result").removeAttribute("data-string");
   state.status = "ready";
   takeDrawings();
   setLanguage(state.language);

@@ -1,6 +1,6 @@
 // All that the page says, in both languages. {gaps} are filled by `say`.
 
-export const WORDS = {
+export const STRINGS = {
   en: {
     title: "What is this?",
     about:
@@ -87,7 +87,7 @@ export const WORDS = {
 
 /** Fill the gaps of a sentence; numbers are written as the language has them. */
 export function say(language, key, values = {}) {
-  return WORDS[language][key].replace(/\{(\w+)\}/g, (_, name) =>
+  return STRINGS[language][key].replace(/\{(\w+)\}/g, (_, name) =>
     typeof values[name] === "number" ? values[name].toLocaleString(language) : values[name],
   );
 }

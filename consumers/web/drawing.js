@@ -1,6 +1,6 @@
 // The sheet to draw on: pointer (mouse, pen, finger) or keys.
 
-import { reduce } from "./recipe.js";
+import { reduce } from "./preprocessing.js";
 
 const INK = "#333";
 const PEN = 32; // of 560: one and a half of the network's pixels

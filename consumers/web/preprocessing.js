@@ -6,7 +6,7 @@ const REDUCED = 224; // longest side after step 2: 8 × 28
 const NEAR = 487; // squared distance in RGB, ⌊(0.05 · 255 · √3)²⌋: 5 %, as the paper has it
 const FAINT = 13; // of 255: 5 %
 
-/** A photo that can't be used. `code` names a sentence in words.js, `values` fill its gaps. */
+/** A photo that can't be used. `code` names a sentence in strings.js, `values` fill its gaps. */
 export class Refused extends Error {
   constructor(code, values = {}) {
     super(code);
