@@ -3,8 +3,8 @@
 reads   models/{fashion_mlp.onnx,labels.json}, data/raw/t10k-{images-idx3,labels-idx1}-ubyte,
         consumers/web/node_modules/onnxruntime-web
 writes  vendor/fashion_mlp.onnx   the network
-        vendor/pictures.bin       the first test pictures, 784 bytes each
-        vendor/page.json          their labels; class names in Russian and English
+        vendor/pictures.bin       the first test pictures, a byte a pixel
+        vendor/page.json          their labels and shape; class names by language
         vendor/onnxruntime.{js,wasm}
 
 The folder is then a complete page: any static server can serve it, under any path. The names end
@@ -45,8 +45,9 @@ def prepare() -> None:
     size = PICTURES * math.prod(about["image_shape"])
     (VENDOR / "pictures.bin").write_bytes(read(RAW / "t10k-images-idx3-ubyte", 16, size))
     labels = list(read(RAW / "t10k-labels-idx1-ubyte", 8, PICTURES))
-    content = json.dumps({"classes": about["class_names"], "labels": labels}, ensure_ascii=False)
-    (VENDOR / "page.json").write_text(content + "\n", encoding="utf-8", newline="\n")
+    page = {"classes": about["class_names"], "shape": about["image_shape"], "labels": labels}
+    content = json.dumps(page, ensure_ascii=False) + "\n"
+    (VENDOR / "page.json").write_text(content, encoding="utf-8", newline="\n")
 
 
 def read(path: Path, start: int, size: int) -> bytes:

@@ -1,4 +1,4 @@
-// All that the page says, in both languages. {gaps} are filled by `say`.
+// The page's text, in both languages. {gaps} are filled by `say`.
 
 export const STRINGS = {
   en: {
@@ -25,7 +25,7 @@ export const STRINGS = {
     loading: "Loading the network…",
     ready: "Choose a picture",
     reading: "Reading the photo…",
-    seen: "What the network sees: 28 by 28 pixels",
+    seen: "What the network sees: {height} by {width} pixels",
     result: "{name}, {percent}",
     labelRight: "That is its label too.",
     labelWrong: "Its label: {label}.",
@@ -36,6 +36,7 @@ export const STRINGS = {
     notPicture: "This is not a PNG, JPEG, WebP, GIF or BMP picture.",
     noFile: "There is no picture in what was dropped or pasted.",
     broken: "The picture is broken: it can't be decoded.",
+    alteredCanvas: "This browser alters what a page reads from a picture; allow it, or use another.",
     noPixels: "The picture has no pixels ({width} × {height}).",
     tooManyBytes: "The file has {size} bytes; at most 100,000,000 are read.",
     tooLarge: "{width} × {height} pixels are too many; at most 64 megapixels are decoded.",
@@ -66,7 +67,7 @@ export const STRINGS = {
     loading: "Сеть загружается…",
     ready: "Выберите картинку",
     reading: "Читаю фото…",
-    seen: "Что видит сеть: 28 на 28 пикселей",
+    seen: "Что видит сеть: {height} на {width} пикселей",
     result: "{name}, {percent}",
     labelRight: "Так и размечено.",
     labelWrong: "Размечено: {label}.",
@@ -77,6 +78,7 @@ export const STRINGS = {
     notPicture: "Это не картинка PNG, JPEG, WebP, GIF или BMP.",
     noFile: "В том, что перетащили или вставили, нет картинки.",
     broken: "Картинка повреждена: её не удалось прочитать.",
+    alteredCanvas: "Этот браузер искажает прочитанные страницей картинки; разрешите чтение или возьмите другой.",
     noPixels: "В картинке нет пикселей ({width} × {height}).",
     tooManyBytes: "В файле {size} байт; читается не больше 100 000 000.",
     tooLarge: "{width} × {height} пикселей — слишком много; читается не больше 64 мегапикселей.",
