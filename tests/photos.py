@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -78,11 +79,15 @@ def turned(value: int) -> bytes:
     return exif([(0x0112, 3, 1, value)])
 
 
-def jpeg_with(*segments: tuple[int, bytes], image: Image.Image | None = None) -> bytes:
+def jpeg_with(*segments: tuple[int, bytes]) -> bytes:
     """Put segments (their marker, 0xE0…, and content) into a JPEG, behind its first two bytes."""
-    data = encoded(image or photo((60, 45), "shoe"), "JPEG", quality=95)
+    data = encoded(photo((60, 45), "shoe"), "JPEG", quality=95)
     added = [struct.pack(">BBH", 0xFF, kind, len(it) + 2) + it for kind, it in segments]
     return data[:2] + b"".join(added) + data[2:]
+
+
+def jpeg_turned(*data: bytes) -> bytes:
+    return jpeg_with(*((0xE1, b"Exif\0\0" + one) for one in data))
 
 
 def chunk(name: bytes, content: bytes, damage: int = 0) -> bytes:
@@ -121,11 +126,14 @@ def all_photos() -> dict[str, bytes]:
     noisy, shoe = photo(noise=5), photo((400, 300), "shoe")
     clear = photo(ground=(0, 0, 0, 0), colour=(200, 30, 60, 140), mode="RGBA", noise=8)
     deep = np.asarray(noisy.convert("L")).astype(np.uint16) * 257 - 77
-    for name, image, kind, options in (
+    exact = {"lossless": True, "exact": True}
+    several = {"save_all": True, "append_images": [noisy]}
+    kinds: list[tuple[str, Image.Image, str, dict[str, Any]]] = [
         ("alpha", clear, "PNG", {}),
-        ("alpha", clear, "WEBP", {"lossless": True, "exact": True}),
+        ("alpha", clear, "WEBP", exact),
         ("palette", noisy.quantize(32), "PNG", {}),
         ("colours", noisy, "GIF", {}),
+        ("colours", noisy, "WEBP", {"quality": 90}),
         ("colours", photo((301, 203), "shoe"), "BMP", {}),
         ("grey", photo().convert("L"), "PNG", {}),
         ("grey", photo().convert("L"), "JPEG", {}),
@@ -133,18 +141,15 @@ def all_photos() -> dict[str, bytes]:
         ("1 bit", photo().convert("1"), "PNG", {}),
         ("16 bits", Image.fromarray(deep), "PNG", {}),
         ("12 megapixels", photo((4000, 3000), "shoe", GROUNDS[2], noise=6), "JPEG", {}),
-        ("colours", noisy, "WEBP", {"quality": 90}),
-        ("orientation", shoe, "WEBP", {"lossless": True, "exif": b"Exif\0\0" + turned(6)}),
-        *(
-            ("orientation %d" % n, shoe, "JPEG", {"exif": b"Exif\0\0" + turned(n)})
-            for n in range(9)
-        ),
-        *(("orientation %d" % n, shoe, "PNG", {"exif": turned(n)}) for n in range(9)),
-        *(
-            ("animated", photo(), kind, {"save_all": True, "append_images": [noisy], **options})
-            for kind, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}))
-        ),
-    ):
+        ("animated", photo(), "GIF", several),
+        ("animated", photo(), "WEBP", several | exact),
+        ("animated", photo(), "PNG", several),
+        ("orientation", shoe, "WEBP", exact | {"exif": b"Exif\0\0" + turned(6)}),
+    ]
+    for value in range(1, 9):
+        kinds.append((f"orientation {value}", shoe, "JPEG", {"exif": b"Exif\0\0" + turned(value)}))
+        kinds.append((f"orientation {value}", shoe, "PNG", {"exif": turned(value)}))
+    for name, image, kind, options in kinds:
         photos[f"{name}, {kind}"] = encoded(image, kind, **options)
     return photos
 
@@ -158,20 +163,18 @@ def odd_photos() -> dict[str, bytes]:
         for kind in range(15):
             for count in (0, 1, 70_000):
                 data = exif(sorted([six, (tag, kind, count, 2)]), "<>"[kind % 2])
-                photos[f"EXIF {tag:#x}, type {kind}, {count}"] = jpeg_with(
-                    (0xE1, b"Exif\0\0" + data)
-                )
+                photos[f"EXIF {tag:#x}, type {kind}, {count}"] = jpeg_turned(data)
     for entry in ((0x0112, 4, 1, 6), (0x0112, 3, 2, 6), (0x0112, 3, 1, 0), (0x0112, 3, 1, 9)):
-        photos[f"EXIF {entry}"] = jpeg_with((0xE1, b"Exif\0\0" + exif([entry])))
+        photos[f"EXIF {entry}"] = jpeg_turned(exif([entry]))
     for length in range(len(turned(6))):
-        photos[f"EXIF of {length} bytes"] = jpeg_with((0xE1, b"Exif\0\0" + turned(6)[:length]))
+        photos[f"EXIF of {length} bytes"] = jpeg_turned(turned(6)[:length])
         photos[f"eXIf of {length} bytes"] = png_with(chunk(b"eXIf", turned(6)[:length]))
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="'
     xmp += b'http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:tiff="http://ns.'
     xmp += b'adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
     photos["XMP turns"] = jpeg_with((0xE1, xmp))
     photos["XMP turns, PNG"] = png_with(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp[29:]))
-    photos["EXIF twice"] = jpeg_with(*((0xE1, b"Exif\0\0" + turned(n)) for n in (3, 6)))
+    photos["EXIF twice"] = jpeg_turned(turned(3), turned(6))
     for marker in (*range(0xE0, 0xF0), 0xFE):
         photos[f"segment {marker:#x}"] = jpeg_with((marker, b"odd\0" * 16_000))
     photos["fill bytes"] = jpeg_with((0xFE, b"")).replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1)
@@ -201,8 +204,8 @@ def odd_photos() -> dict[str, bytes]:
     for bits in (8, 16):
         levels = colours.astype(int) * (257 if bits == 16 else 1)
         for high in (0, 0x4000):
-            key = struct.pack(">HHH", *(int(level) | high for level in levels[0, 0]))
-            photos[f"colours, {bits} bits, {high}"] = png(levels, bits, 2, chunk(b"tRNS", key))
+            clear = chunk(b"tRNS", struct.pack(">HHH", *(int(one) | high for one in levels[0, 0])))
+            photos[f"colours, {bits} bits, {high}"] = png(levels, bits, 2, clear)
     photos["tRNS of 1 byte"] = png(grey, 8, 0, chunk(b"tRNS", b"\xc8"))
     photos["OS/2 BMP"] = os2_bmp(np.asarray(photo((60, 45), "shoe")))
     return photos
@@ -253,9 +256,7 @@ def refused_photos() -> dict[str, tuple[bytes, str, str]]:
         "Apple's PNG": png_of(chunk(b"CgBI", b"\x50\0\x20\6"), whole[8:]),
         "PNG with an unknown critical chunk": png_with(chunk(b"ABCD", b"")),
         "PNG without a palette": png(np.zeros((9, 9, 1), np.uint8), 8, 3),
-        "JPEG with a damaged segment": jpeg_with((0xFE, b"")).replace(
-            b"\xff\xfe\0\2", b"\xff\xfe\0\7"
-        ),
+        "JPEG with a damaged segment": jpeg_with((0xFE, b"")).replace(b"\xfe\0\2", b"\xfe\0\7"),
     }
     return {name: (data, "the picture is broken", "broken") for name, data in broken.items()} | {
         "no bytes": (b"", "the file is empty (0 bytes)", "empty"),
