@@ -41,7 +41,7 @@ SUMMARY = re.compile(r"^\S+ (?P<version>.+): \d+ images in (?P<seconds>[\d.]+) s
 
 
 class Output(NamedTuple):
-    """What a runtime gave: its version, float32 probabilities (n, classes), and seconds."""
+    """What a runtime returned: its version, float32 probabilities (n, classes), and seconds."""
 
     version: str
     probabilities: np.ndarray

@@ -219,7 +219,7 @@ def reduce(image: Image.Image, side: int = 28) -> np.ndarray:
 
 
 def background(pixels: np.ndarray) -> np.ndarray:
-    """Tell the background's colour, int64 (3,), from the four corners (step 3)."""
+    """Find the background's colour, int64 (3,), from the four corners (step 3)."""
     side = max(1, min(pixels.shape[:2]) // 20)
     corners = [
         rounded(pixels[rows, columns].sum(axis=(0, 1)), side * side)
@@ -365,7 +365,7 @@ if __name__ == "__main__":
     try:
         status = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has enough, as `head` has
+    except BrokenPipeError:  # the reader has stopped, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status)

@@ -21,7 +21,9 @@ async function classifyAll({ batch }) {
   const first = 10 + file[8] + 256 * file[9];
   const header = new TextDecoder().decode(file.subarray(10, first)).trim();
   const expected = `{'descr': '<f4', 'fortran_order': False, 'shape': (n, ${pixels}), }`;
-  if (header.replace(/\(\d+/, "(n") !== expected) throw new Error(`expected ${expected}, got ${header}`);
+  if (header.replace(/\(\d+/, "(n") !== expected) {
+    throw new Error(`expected ${expected}, got ${header}`);
+  }
   const images = new Float32Array(file.slice(first).buffer);
   await classify(images.subarray(0, pixels)); // the first run also makes its plans
   const probabilities = [];
@@ -41,16 +43,20 @@ const [model, images] = positionals;
 if (!images || !values.probabilities) fail("expected MODEL IMAGES.npy --probabilities FILE");
 for (const path of [model, images]) if (!existsSync(path)) fail(`${path}: no such file`);
 const browser = await launch();
-const { server, address } = await serve({ "/web/vendor/fashion_mlp.onnx": model, "/images.npy": images });
+const { server, address } = await serve({
+  "/web/vendor/fashion_mlp.onnx": model,
+  "/images.npy": images,
+});
 try {
   const page = await browser.newPage();
   await page.goto(`${address}index.html`);
-  const { probabilities, version, seconds, count } = await page.evaluate(classifyAll, { batch: BATCH });
+  const found = await page.evaluate(classifyAll, { batch: BATCH });
   const out = values.probabilities;
-  await writeFile(`${out}.part`, Buffer.from(Float32Array.from(probabilities).buffer));
+  await writeFile(`${out}.part`, Buffer.from(Float32Array.from(found.probabilities).buffer));
   await rename(`${out}.part`, out);
-  const chromium = `Chromium ${browser.version().split(".")[0]}`;
-  console.log(`onnxruntime-web ${version} in ${chromium}: ${count} images in ${seconds.toFixed(4)} s`);
+  const version = `${found.version} in Chromium ${browser.version().split(".")[0]}`;
+  const seconds = found.seconds.toFixed(4);
+  console.log(`onnxruntime-web ${version}: ${found.count} images in ${seconds} s`);
 } catch (error) {
   process.exitCode = 1;
   const [message] = error.message.split("\n");

@@ -35,7 +35,7 @@ async function read(file, shape) {
   try {
     return toPicture(reduceBitmap(bitmap, Math.max(...shape)), shape);
   } finally {
-    bitmap.close(); // 4 bytes a pixel, at once and not when the collector comes by
+    bitmap.close(); // frees 4 bytes a pixel now, not at the next garbage collection
   }
 }
 

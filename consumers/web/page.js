@@ -1,4 +1,4 @@
-// The page: what is asked (tests, photo, drawing), what is answered, in which language.
+// The page: its three inputs (test pictures, photo, drawing), the answer, the language.
 
 import { fetchBytes, loadModel, toInput } from "./model.js";
 import { makeSketch } from "./drawing.js";
@@ -27,7 +27,7 @@ async function name(picture, about = {}) {
   if (question === asked) show({ answer: { picture, probabilities, network, ...about } });
 }
 
-/** Show a change; what it does not name of answer and error is over. */
+/** Update the state and the page; answer and error are cleared unless the change names them. */
 function show(change) {
   Object.assign(state, { answer: null, error: null }, change);
   render();
@@ -302,6 +302,8 @@ async function start() {
       fetchBytes(new URL("vendor/page.json", import.meta.url)),
     ]);
     Object.assign(state, JSON.parse(new TextDecoder().decode(about)));
+    const [names] = Object.values(state.classes); // a model may have one language alone
+    state.classes = { en: names, ru: names, ...state.classes };
     await model.classify(new Float32Array(model.pixels)); // the first run also makes its plans
     state.classify = model.classify;
     makeStrip(pictures);

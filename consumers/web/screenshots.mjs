@@ -17,7 +17,7 @@ async function picture(browser, address, name, options, act) {
   await page.goto(`${address}index.html`);
   await page.waitForSelector("html[data-ready]");
   await act(page);
-  await page.waitForTimeout(500); // the bars are on their way
+  await page.waitForTimeout(500); // the bars are animated
   await page.screenshot({ path: fileURLToPath(new URL(name, DOCS)) });
   await page.close();
 }
