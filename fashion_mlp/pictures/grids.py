@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 
-from fashion_mlp.pictures.style import BLUE, GREY, INK, VERMILION, WIDTH, Answers, drawing
 from fashion_mlp.pictures.strings import TEXTS, percent, shorten
+from fashion_mlp.pictures.style import BLUE, GREY, INK, VERMILION, WIDTH, Answers, drawing
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "#FFFFFF", VERMILION])
-MOST_TILES = 50  # small images on a sheet
+MOST_TILES = 50  # small images in a grid
 NAME_LENGTH = 14  # letters of a class name that fit under a small image
 
 
@@ -24,7 +25,7 @@ class Caption(NamedTuple):
     colour: str = INK
 
 
-def contact_sheet(
+def contact_grid(
     path: Path, language: str, images: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> None:
     """Draw images in inverted grey with their class names: the paper's figure 10.
@@ -37,7 +38,7 @@ def contact_sheet(
         names: of the classes.
     """
     captions = [[Caption(names[label])] for label in labels]
-    _sheet(path, TEXTS[language]["contact_sheet"], images, captions, columns=10)
+    _grid(path, TEXTS[language]["contact_sheet"], images, captions, columns=10)
 
 
 def answers(path: Path, language: str, shown: Answers, names: Sequence[str]) -> None:
@@ -51,7 +52,7 @@ def answers(path: Path, language: str, shown: Answers, names: Sequence[str]) -> 
         _message(path, texts["no_examples"])
         return
     columns = min(10, max(4, len(shown.images)))
-    _sheet(path, texts["answers"], shown.images, captions, columns)
+    _grid(path, texts["answers"], shown.images, captions, columns)
 
 
 def mistakes(path: Path, language: str, wrong: Answers, names: Sequence[str]) -> None:
@@ -75,55 +76,58 @@ def mistakes(path: Path, language: str, wrong: Answers, names: Sequence[str]) ->
         [wrong.numbers[place] for place in surest],
     )
     captions = list(_answer_lines(shown, names, language))
-    _sheet(path, TEXTS[language]["mistakes"], shown.images, captions, columns=5)
+    _grid(path, TEXTS[language]["mistakes"], shown.images, captions, columns=5)
 
 
 def averages(path: Path, language: str, means: np.ndarray, names: Sequence[str]) -> None:
     """Draw the average image of each class, float (classes, height, width) in 0…1."""
     captions = [[Caption(name)] for name in names]
     columns = min(10, max(5, len(names)))
-    _sheet(path, TEXTS[language]["averages"], means, captions, columns)
+    _grid(path, TEXTS[language]["averages"], means, captions, columns)
 
 
 def hidden_units(
     path: Path,
     language: str,
-    kernels: tuple[np.ndarray, np.ndarray],
+    kernels: Sequence[np.ndarray],
     image_shape: tuple[int, int],
     names: Sequence[str],
 ) -> None:
     """Draw for each class which pixels speak for it: light vermilion, no light blue.
 
-    Above, the weights of all units, each by its weight to the class; that leaves out what the
-    activation does between them. Below, the one unit with the largest weight to the class: most
-    of what is seen there is the noise that the weights began as.
+    Above, the weights of all units, each by its weight to the class: the product of the kernels,
+    which leaves out what the activations do between them. Below, the one unit of the last hidden
+    layer with the largest weight to the class: most of what is seen there is the noise that the
+    weights began as. Without a hidden layer, only the first row.
 
     Args:
         path: PNG file to write.
         language: of the texts.
-        kernels: of the hidden layer, float32 (pixels, units), and of the output layer, float32
-            (units, classes).
+        kernels: of all layers, float32 (inputs, units); the last has a unit a class.
         image_shape: height and width.
         names: of the classes; the first 25 are drawn.
     """
-    texts, names = TEXTS[language], names[: MOST_TILES // 2]
-    hidden, outputs = (kernel.astype(np.float64) for kernel in kernels)
+    texts, names = TEXTS[language], [*names[: MOST_TILES // 2]]
+    *hidden, outputs = (kernel.astype(np.float64) for kernel in kernels)
     outputs = outputs[:, : len(names)]
-    strongest = outputs.argmax(axis=0)
-    weights = np.concatenate([(hidden @ outputs).T, hidden[:, strongest].T])
-    weights = weights.reshape(-1, *image_shape)
+    rows, strongest = [outputs.T], []
+    if hidden:
+        product = reduce(np.matmul, hidden)
+        strongest = outputs.argmax(axis=0).tolist()
+        rows = [(product @ outputs).T, product[:, strongest].T]
+    weights = np.concatenate(rows).reshape(-1, *image_shape)
     limits = np.abs(weights).max(axis=(1, 2), keepdims=True)  # each on a scale of its own
     scaled = np.divide(weights, limits, out=np.zeros_like(weights), where=limits > 0)
     whose = [texts["all_units"]] * len(names) + [texts["unit"].format(unit) for unit in strongest]
     captions = [
         [Caption(name), Caption(units, GREY)]
-        for name, units in zip([*names, *names], whose, strict=True)
+        for name, units in zip(names * (1 + bool(hidden)), whose, strict=True)
     ]
     columns = len(names) if 5 <= len(names) <= 10 else 10 if len(names) > 10 else 5
-    _sheet(path, texts["units"], 0.5 + scaled / 2, captions, columns, SIGNED)
+    _grid(path, texts["units"], 0.5 + scaled / 2, captions, columns, SIGNED)
 
 
-def _sheet(
+def _grid(
     path: Path,
     title: str,
     images: np.ndarray,
