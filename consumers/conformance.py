@@ -27,9 +27,9 @@ from consumers.runtimes import BIN, LABELS, MODELS, RUNTIMES, Runtime, locked_ve
 from fashion_mlp.data.arrays import MAX_PIXEL, prepared_path
 from fashion_mlp.formats import write_json
 from fashion_mlp.network import engine
+from fashion_mlp.paths import MODEL
 from pipeline.console import run
 
-KERAS = Path("models/fashion_mlp.keras")
 RESULTS = Path("consumers/conformance.json")
 # Two float32 sums, of 784 and of 800 terms, added in another order: measured up to 4.3e-6 from
 # Keras, which is itself up to 1.6e-6 from float64. bf16 is off by a thousand times as much.
@@ -62,7 +62,7 @@ def keras_probabilities(images: np.ndarray) -> np.ndarray:
 
     from fashion_mlp.network.model import load_network
 
-    return np.asarray(load_network(KERAS).predict(images, batch_size=BATCH_SIZE, verbose=0))
+    return np.asarray(load_network(MODEL).predict(images, batch_size=BATCH_SIZE, verbose=0))
 
 
 def commands(
@@ -222,7 +222,7 @@ def check_all(
 
 
 def main() -> None:
-    for path in (KERAS, *MODELS.values(), LABELS):
+    for path in (MODEL, *MODELS.values(), LABELS):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file; `make` writes it")
     names = json.loads(LABELS.read_text(encoding="utf-8"))["class_names"]["en"]
