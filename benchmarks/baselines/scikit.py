@@ -1,4 +1,4 @@
-"""scikit-learn's MLPClassifier: `partial_fit`, which is one epoch. It says no accuracy."""
+"""scikit-learn's MLPClassifier: `partial_fit`, which is one epoch; it reports no accuracy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import sklearn
 from sklearn.neural_network import MLPClassifier
 
-from benchmarks.peers.turns import BATCH, CLASSES, HIDDEN, RATE, Turns, load
+from benchmarks.baselines.turns import BATCH, HIDDEN, RATE, Turns, load
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     )
 
     def epoch() -> tuple[float, None]:
-        network.partial_fit(images, labels, classes=np.arange(CLASSES))
+        network.partial_fit(images, labels, classes=np.arange(one_hot.shape[1]))
         return float(network.loss_), None
 
     Turns(f"scikit-learn {sklearn.__version__}").take(epoch)
