@@ -14,8 +14,7 @@ import pytest
 
 from benchmarks import measure, results, training
 from benchmarks.measure import Row, Table
-from checks.sandbox import write_data
-from tests.conftest import ROOT
+from tests.conftest import ROOT, make_data
 
 MACHINE = {"processor": "a processor", "cores_used": 2, "date": "2026-01-01"}
 
@@ -114,6 +113,7 @@ def test_baseline_trains_an_epoch_a_turn(
 ) -> None:
     monkeypatch.chdir(prepared(tmp_path))  # without params.yaml: none depends on it
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # two that wait for each other may take minutes
     trained = training.Baseline(sys.executable, *baseline.split())
     losses = []
     for _ in range(20):
@@ -202,13 +202,14 @@ def run_limited(code: str, folder: Path, limit: int = resource.RLIM_INFINITY) ->
 def test_memory_of_preprocess_does_not_grow_with_the_data(tmp_path: Path) -> None:
     peaks = {}
     for images in (10_000, 30_000):
-        files = write_data(tmp_path / f"{images}/raw", images, 10)
+        data = make_data(images, 10, 28, 28)
+        data.write(tmp_path / f"{images}/raw")
         code = f"""
 import resource
 from pathlib import Path
 from pipeline.params import File
 from stages.preprocess import prepare
-files = {{name: File(**entry) for name, entry in {files}.items()}}
+files = {{name: File(**entry) for name, entry in {data.entries}.items()}}
 prepare(Path("raw"), Path("prepared"), files, (28, 28), 10, 0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -14,7 +14,13 @@ def main() -> None:
     images, one_hot = load()
     labels = one_hot.argmax(axis=1)
     network = MLPClassifier(
-        (HIDDEN,), solver="sgd", alpha=0, batch_size=BATCH, learning_rate_init=RATE, momentum=0
+        (HIDDEN,),
+        solver="sgd",
+        alpha=0,
+        batch_size=BATCH,
+        learning_rate_init=RATE,
+        momentum=0,
+        random_state=np.random.RandomState(42),  # a number would shuffle each epoch alike
     )
 
     def epoch() -> tuple[float, None]:
