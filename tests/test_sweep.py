@@ -1,10 +1,15 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from PIL import Image
 
+from pipeline.params import check_params
 from report.sweep import draw, picture, positions, quality, read_sweep
+from tests.conftest import ROOT, paper_values
 
 CSV = """Experiment,typ,validation_accuracy,validation_loss,train.epochs,train.activation,seed,x.py
 ,baseline,0.9,0.3,100,SGD,42,a
@@ -75,3 +80,16 @@ def test_only_the_default_metric_writes_the_committed_picture() -> None:
     assert picture("validation_accuracy") == Path("docs/sweep.png")
     assert picture("validation_loss") == Path("sweep-validation_loss.png")
     assert picture("metrics/train.json:x") == Path("sweep-metrics-train.json-x.png")
+
+
+@pytest.mark.parametrize("page", ["docs/experiments.md", "report/page.html"])
+def test_parameters_that_a_page_sets_are_those_of_the_schema(page: str, tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    text = (ROOT / page).read_text(encoding="utf-8")
+    overrides = re.findall(r"-S ('[^']+'|[^\s`]+=[^\s`]+)", text)
+    assert overrides
+    for override in overrides:
+        for sweep in get_hydra_sweeps({"params.yaml": [override.strip("'")]}):
+            params.write_text(yaml.safe_dump(paper_values()))
+            apply_overrides(params, sweep["params.yaml"])
+            check_params(yaml.safe_load(params.read_text()))
