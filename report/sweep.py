@@ -64,13 +64,15 @@ def positions(values: list[str]) -> tuple[np.ndarray, dict[float, str]]:
     Returns:
         The place of each value, float64 (n,), and the labels of the axis by their place.
     """
-    try:
-        distinct = sorted(set(values), key=float)
-    except ValueError:
-        distinct = sorted(set(values))  # names
+    distinct = sorted(set(values), key=order)
     places = dict(zip(distinct, np.linspace(0, 1, len(distinct)), strict=True))
     labels = {float(place): value for value, place in places.items()}
     return np.array([places[value] for value in values]), labels
+
+
+def order(value: str) -> tuple[list[float], str]:
+    """Order numbers, and lists such as [256, 128], by value; names by letter."""
+    return [float(number) for number in re.findall(r"\d+\.?\d*(?:e[-+]?\d+)?", value)], value
 
 
 def quality(results: np.ndarray, metric: str) -> np.ndarray:

@@ -32,10 +32,11 @@ def test_read_sweep_names_what_it_needs() -> None:
         read_sweep("\n".join(CSV.splitlines()[:3]), "validation_accuracy")
 
 
-def test_positions_orders_numbers_by_value_and_names_by_letter() -> None:
+def test_positions_orders_numbers_and_lists_by_value_and_names_by_letter() -> None:
     places, labels = positions(["10", "2", "1e2", "2"])
     assert np.array_equal(places, [0.5, 0.0, 1.0, 0.0])
     assert labels == {0.0: "2", 0.5: "10", 1.0: "1e2"}
+    assert positions(["[1000, 5]", "[]", "[200]"])[1] == {0.0: "[]", 0.5: "[200]", 1.0: "[1000, 5]"}
     places, labels = positions(["SGD", "Adam"])
     assert np.array_equal(places, [1.0, 0.0])
     assert labels == {0.0: "Adam", 1.0: "SGD"}
