@@ -103,7 +103,8 @@ def draw(path: Path, names: list[str], rows: list[dict[str, str]], metric: str) 
                     label, (at, place), xytext=(7, 0), textcoords="offset points", va="center",
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
                 )  # fmt: skip
-        axes.set_xticks(range(len(axes_places)), [*names, metric])
+        labels_below = [".\n".join(name.rsplit(".", 1)) for name in (*names, metric)]
+        axes.set_xticks(range(len(axes_places)), labels_below)
         axes.set_yticks([])
         axes.set_xlim(-0.1, len(axes_places) - 0.75)
         for spine in axes.spines.values():
