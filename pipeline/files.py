@@ -1,17 +1,13 @@
-"""Files that are whole or not there: write beside, then rename."""
+"""Atomic file writes: write beside, flush to disk, then rename; and hashes of files."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-CHUNK = 1 << 20  # bytes held at a time where a file is copied or hashed
 
 
 @contextmanager
@@ -30,6 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)  # mkstemp's 0600 would keep others from reading the result
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave an empty file under the new name
         temporary.replace(path)
     except OSError as error:
         if error.errno is not None and error.filename is None:
@@ -39,18 +37,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text with LF line ends on every system."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write metrics as JSON, readable and in the order given."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def md5(path: Path) -> str:
+    """MD5 of a file's content, in hexadecimal: the hash that DVC keeps."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

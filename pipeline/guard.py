@@ -1,4 +1,4 @@
-"""What holds while a stage runs: it is alone, reads what was recorded, and nothing it uses changes.
+"""Runs a stage alone, verifies its inputs, and detects inputs edited during the run.
 
 DVC's checkout installs a damaged file of its cache without a word, and its lock records the
 parameters and the code as they are *after* a run, so that an edit made meanwhile would be
@@ -8,7 +8,6 @@ recorded as if it had been used (DVC's issue 11058). Both would be silent, so st
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import signal
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pipeline.files import write_json
+from pipeline.files import md5, replacing
 from pipeline.params import PARAMS_FILE
 
 PIPELINE = Path("dvc.yaml")
@@ -42,12 +41,17 @@ class Stage(NamedTuple):
     sections: list[str]  # of params.yaml, dotted where a part of one is meant
     outs: list[Path]
 
+    @property
+    def code(self) -> list[Path]:
+        """The modules among its dependencies."""
+        return [path for path in self.deps if path.suffix == ".py"]
+
 
 @contextmanager
 def guarded(name: str) -> Iterator[None]:
-    """Hold, around a stage's `main`, what the module's docstring says.
+    """Do, around a stage's `main`, what the module's docstring says.
 
-    Where dvc.yaml is not there or has no such stage, nothing is held.
+    Where dvc.yaml is not there or has no such stage, nothing is done.
 
     Raises:
         ValueError: an input is not what dvc.lock records, or a section of params.yaml or a
@@ -74,11 +78,11 @@ def guarded(name: str) -> Iterator[None]:
             record(stage.outs)
 
 
-def read_stage(name: str) -> Stage | None:
+def read_stage(name: str, pipeline: Path = PIPELINE) -> Stage | None:
     """Read a stage's entry of dvc.yaml."""
-    if not PIPELINE.exists():
+    if not pipeline.exists():
         return None
-    entry = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"].get(name)
+    entry = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"].get(name)
     if entry is None:
         return None
     outs = [*entry.get("outs", []), *entry.get("metrics", []), *entry.get("plots", [])]
@@ -176,7 +180,8 @@ def recorded() -> dict[str, str]:
 def record(outs: list[Path]) -> None:
     """Note the MD5 of what a stage wrote that DVC did not start, as DVC does in dvc.lock."""
     known = recorded_by_hand() | {str(path): md5(path) for path in outs if path.is_file()}
-    write_json(BY_HAND, known)
+    with replacing(BY_HAND) as temporary:
+        temporary.write_text(json.dumps(known), encoding="utf-8")
 
 
 def recorded_by_hand() -> dict[str, str]:
@@ -197,10 +202,4 @@ def used(stage: Stage) -> dict[str, Any]:
         for key in section.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         values[f"{PARAMS_FILE}: {section}"] = value
-    return values | {str(path): md5(path) for path in stage.deps if path.suffix == ".py"}
-
-
-def md5(path: Path) -> str:
-    """MD5 of a file's content, in hexadecimal: the hash that DVC keeps."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return values | {str(path): md5(path) for path in stage.code}

@@ -2,19 +2,18 @@
 
 reads   models/fashion_mlp.keras, data/prepared/{train,test}_{images,labels}.npy,
         plots/history.csv
-writes  metrics/evaluate.json   test_loss, test_accuracy, top-2, calibration, figures by class
+writes  metrics/evaluate.json   test_loss, test_accuracy, top-2, calibration, metrics by class
         plots/confusion.csv     actual and predicted class of each test image
         plots/*.png             the paper's figures 8 to 11 and what it does not show: confusion,
                                 calibration, mistakes, what classes and hidden units look like
 
-The training images serve the pictures alone; every figure but `train_examples` is of the test set.
+The training images serve the pictures alone; every metric but `train_examples` is of the test set.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,33 +25,27 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from fashion_mlp.pictures import charts
+from fashion_mlp.data.arrays import MAX_PIXEL, Split, load_split
+from fashion_mlp.formats import DIGITS, write_csv, write_json
 from fashion_mlp.network import engine
-from fashion_mlp.pictures import paper
-from fashion_mlp.pictures import grids as sheets
-from pipeline.console import progress, run
-from fashion_mlp.data.arrays import Split, load_split
+from fashion_mlp.paths import HISTORY, MODEL
+from fashion_mlp.pictures import charts, grids, paper
 from fashion_mlp.pictures.style import Answers
-from pipeline.files import write_json, write_text
+from pipeline.console import run
 from pipeline.params import Params, load_params
 
 if TYPE_CHECKING:
     import keras
 
-MODEL = Path("models/fashion_mlp.keras")
 METRICS = Path("metrics/evaluate.json")
 CONFUSION = Path("plots/confusion.csv")
-HISTORY = Path("plots/history.csv")
 PICTURES = Path("plots")
-WHITE = 255  # the byte that preprocess makes 1
-BATCH_SIZE = 1000
-DIGITS = 6
 
 
 def measure(
     probabilities: np.ndarray, one_hot: np.ndarray, names: Sequence[str], bins: int
 ) -> dict[str, Any]:
-    """Compute the figures that need no loss function.
+    """Compute the metrics that need no loss function.
 
     Args:
         probabilities: float32 (n, classes).
@@ -69,15 +62,15 @@ def measure(
     report = classification_report(
         labels, predicted, labels=numbers, target_names=names, output_dict=True, zero_division=0.0
     )
-    figures: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "test_accuracy": accuracy_score(labels, predicted),
         "test_top2_accuracy": top_k_accuracy_score(labels, probabilities, k=2, labels=numbers)
         if len(names) > 2
         else 1.0,
         "expected_calibration_error": expected_calibration_error(probabilities, labels, bins),
     }
-    figures = {key: round(float(value), DIGITS) for key, value in figures.items()}
-    figures["per_class"] = {
+    metrics = {key: round(float(value), DIGITS) for key, value in metrics.items()}
+    metrics["per_class"] = {
         name: {
             "precision": round(report[name]["precision"], DIGITS),
             "recall": round(report[name]["recall"], DIGITS),
@@ -85,7 +78,7 @@ def measure(
         }
         for name in names
     }
-    return figures
+    return metrics
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> float:
@@ -140,16 +133,6 @@ def examples(
     }
 
 
-def confusion_csv(probabilities: np.ndarray, one_hot: np.ndarray, names: Sequence[str]) -> str:
-    """List actual and predicted class of each image, as DVC's `confusion` template reads it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["actual", "predicted"])
-    for actual, predicted in zip(one_hot.argmax(axis=1), probabilities.argmax(axis=1), strict=True):
-        writer.writerow([names[actual], names[predicted]])
-    return text.getvalue()
-
-
 def pick(train: Split, numbers: Sequence[int]) -> np.ndarray:
     """Take single training images: float32 (len(numbers), pixels)."""
     if too_large := [number for number in numbers if number >= len(train.images)]:
@@ -188,114 +171,125 @@ def class_averages(split: Split, image_shape: tuple[int, int]) -> np.ndarray:
     means = np.zeros((split.labels.shape[1], split.images.shape[1]))
     for label in range(len(means)):
         if len(images := split.images[labels == label]):
-            total = np.rint(images * WHITE).astype(np.uint8).sum(axis=0, dtype=np.int64)
-            means[label] = total / (len(images) * WHITE)
+            total = np.rint(images * MAX_PIXEL).astype(np.uint8).sum(axis=0, dtype=np.int64)
+            means[label] = total / (len(images) * float(MAX_PIXEL))
     return means.reshape(-1, *image_shape)
 
 
-def draw(
-    params: Params,
-    network: keras.Model,
-    train: Split,
-    test: Split,
-    predicted: np.ndarray,
-    shown: np.ndarray,
-    figures: dict[str, Any],
-) -> None:
-    """Draw all pictures; every one is written, whatever there is to show.
+def select(split: Split, numbers: Sequence[int], rows: np.ndarray, params: Params) -> Answers:
+    """Take single images of a split, with the network's answers `rows`, to draw them."""
+    images = split.images[list(numbers)].reshape(-1, *params.dataset.image_shape)
+    return Answers(images, split.labels[list(numbers)].argmax(axis=1), rows, numbers)
+
+
+def draw_data(params: Params, train: Split, test: Split, predicted: np.ndarray) -> None:
+    """Draw the pictures that show images.
 
     Args:
         params: all of params.yaml.
-        network: two dense layers.
         train: images float32 (n, pixels) and one-hot labels float32 (n, classes).
         test: the same.
         predicted: probabilities of the test images, float32 (n, classes).
-        shown: of training image 0 and of those in `evaluate.examples`, float32 (1 + n, classes).
-        figures: what `METRICS` will hold.
     """
-    language, shape = params.evaluate.language, params.dataset.image_shape
-    names = getattr(params.dataset.classes, language)
-    paper_data = params.dataset.name == paper.DATASET  # else its numbers mean nothing here
+    language, names = params.evaluate.language, shown_names(params)
+    count = min(grids.MOST_TILES, len(train.images))
+    first = select(train, range(count), np.empty(0), params)
+    sheet = PICTURES / "contact_sheet.png"
+    grids.contact_sheet(sheet, language, first.images, first.labels, names)
+    wrong = np.flatnonzero(test.labels.argmax(axis=1) != predicted.argmax(axis=1))
+    mistakes = select(test, wrong.tolist(), predicted[wrong], params)
+    grids.mistakes(PICTURES / "mistakes.png", language, mistakes, names)
+    means = class_averages(train, params.dataset.image_shape)
+    grids.averages(PICTURES / "averages.png", language, means, names)
 
-    def answers(split: Split, numbers: Sequence[int], rows: np.ndarray) -> Answers:
-        images, one_hot = split.images[list(numbers)], split.labels[list(numbers)]
-        return Answers(images.reshape(-1, *shape), one_hot.argmax(axis=1), rows, numbers)
 
-    labels, named = test.labels.argmax(axis=1), predicted.argmax(axis=1)
-    wrong = np.flatnonzero(labels != named)
-    first = answers(train, range(min(sheets.MOST_TILES, len(train.images))), np.empty(0))
-    hidden, outputs = (layer.get_weights()[0] for layer in network.layers)
-    levels = {"loss": figures["test_loss"], "accuracy": figures["test_accuracy"]}
-    pictures: dict[str, Callable[[Path], None]] = {
-        "contact_sheet": lambda path: sheets.contact_sheet(
-            path, language, first.images, first.labels, names
-        ),
-        "examples": lambda path: sheets.answers(
-            path, language, answers(train, params.evaluate.examples, shown[1:]), names
-        ),
-        "first_image": lambda path: charts.first_image(
-            path,
-            language,
-            answers(train, [0], shown[:1]),
-            names,
-            paper.IMAGE_0 if paper_data else {},
-        ),
-        "history": lambda path: charts.history(
-            path,
-            language,
-            read_history(HISTORY),
-            levels,
-            paper.LAST_EPOCHS if paper_data and network.loss == paper.LOSS else (),
-            paper.CLAIMED_ACCURACY if paper_data else None,
-        ),
-        "confusion": lambda path: charts.confusion(
-            path, language, confusion_matrix(labels, named, labels=range(len(names))), names
-        ),
-        "reliability": lambda path: charts.reliability(
-            path, language, calibration(predicted, labels, params.evaluate.calibration_bins)
-        ),
-        "mistakes": lambda path: sheets.mistakes(
-            path, language, answers(test, wrong.tolist(), predicted[wrong]), names
-        ),
-        "averages": lambda path: sheets.averages(
-            path, language, class_averages(train, shape), names
-        ),
-        "hidden_units": lambda path: sheets.hidden_units(
-            path, language, (hidden, outputs), shape, names
-        ),
-    }
-    with progress("evaluate", len(pictures), "pictures") as bar:
-        for name, draw_picture in pictures.items():
-            draw_picture(PICTURES / f"{name}.png")
-            bar.update()
+def draw_network(params: Params, network: keras.Model, train: Split, shown: np.ndarray) -> None:
+    """Draw what the network says of single images, and what its hidden units look for.
+
+    Args:
+        params: all of params.yaml.
+        network: dense layers.
+        train: images float32 (n, pixels) and one-hot labels float32 (n, classes).
+        shown: probabilities of training image 0 and of those in `evaluate.examples`, float32
+            (1 + n, classes).
+    """
+    language, names = params.evaluate.language, shown_names(params)
+    papers = paper.IMAGE_0 if params.dataset.name == paper.DATASET else {}
+    first = select(train, [0], shown[:1], params)
+    charts.first_image(PICTURES / "first_image.png", language, first, names, papers)
+    examples = select(train, params.evaluate.examples, shown[1:], params)
+    grids.answers(PICTURES / "examples.png", language, examples, names)
+    kernels = [layer.get_weights()[0] for layer in network.layers]
+    path, shape = PICTURES / "hidden_units.png", params.dataset.image_shape
+    grids.hidden_units(path, language, kernels, shape, names)
+
+
+def draw_metrics(
+    params: Params,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    metrics: dict[str, Any],
+    loss: str,
+) -> None:
+    """Draw the training log, the confusion matrix and the calibration.
+
+    Args:
+        params: all of params.yaml.
+        labels: class numbers of the test images (n,).
+        predicted: their probabilities, float32 (n, classes).
+        metrics: what `METRICS` will hold.
+        loss: the name of what the network was trained on.
+    """
+    language, names = params.evaluate.language, shown_names(params)
+    comparable = params.dataset.name == paper.DATASET  # else the paper's numbers mean nothing
+    charts.history(
+        PICTURES / "history.png",
+        language,
+        read_history(HISTORY),
+        {"loss": metrics["test_loss"], "accuracy": metrics["test_accuracy"]},
+        paper.LAST_EPOCHS if comparable and loss == paper.LOSS else (),
+        paper.CLAIMED_ACCURACY if comparable else None,
+    )
+    matrix = confusion_matrix(labels, predicted.argmax(axis=1), labels=range(len(names)))
+    charts.confusion(PICTURES / "confusion.png", language, matrix, names)
+    bins = calibration(predicted, labels, params.evaluate.calibration_bins)
+    charts.reliability(PICTURES / "reliability.png", language, bins)
+
+
+def shown_names(params: Params) -> list[str]:
+    """Take the class names in the language of the pictures."""
+    names: list[str] = getattr(params.dataset.class_names, params.evaluate.language)
+    return names
 
 
 def main() -> None:
     params = load_params()
-    names = getattr(params.dataset.classes, params.evaluate.language)
-    test = load_split("test", params.dataset.pixels, len(names))
-    train = load_split("train", params.dataset.pixels, len(names))
+    names = params.dataset.class_names.en
+    test = load_split("test", params.dataset.pixels, params.dataset.classes)
+    train = load_split("train", params.dataset.pixels, params.dataset.classes)
     # Image 0 is what the paper's figure 9 shows; the others are figure 11's.
     example_images = pick(train, [0, *params.evaluate.examples])
     engine.start()
 
-    from fashion_mlp.network.model import load_network, mean_loss, probabilities
+    from fashion_mlp.network.model import load_network, mean_loss, predict
 
-    network = load_network(MODEL, (params.dataset.pixels, len(names)))
-    predicted = probabilities(network, test.images, BATCH_SIZE)
-    figures: dict[str, Any] = {
-        "test_loss": round(mean_loss(network, predicted, test.labels), DIGITS)
-    }
-    figures |= measure(predicted, test.labels, names, params.evaluate.calibration_bins)
-    shown = probabilities(network, example_images, BATCH_SIZE)
+    network = load_network(MODEL, (params.dataset.pixels, params.dataset.classes))
+    predicted, shown = predict(network, test.images), predict(network, example_images)
+    loss = mean_loss(network.loss, predicted, test.labels)
+    metrics: dict[str, Any] = {"test_loss": round(loss, DIGITS)}
+    metrics |= measure(predicted, test.labels, names, params.evaluate.calibration_bins)
     if params.evaluate.examples:
-        figures["train_examples"] = examples(shown[1:], params.evaluate.examples, names)
-    draw(params, network, train, test, predicted, shown, figures)
-    write_text(CONFUSION, confusion_csv(predicted, test.labels, names))
-    write_json(METRICS, figures)
+        metrics["train_examples"] = examples(shown[1:], params.evaluate.examples, names)
+    labels, named = test.labels.argmax(axis=1), predicted.argmax(axis=1)
+    draw_data(params, train, test, predicted)
+    draw_network(params, network, train, shown)
+    draw_metrics(params, labels, predicted, metrics, network.loss)
+    pairs = ((names[actual], names[answer]) for actual, answer in zip(labels, named, strict=True))
+    write_csv(CONFUSION, ["actual", "predicted"], pairs)
+    write_json(METRICS, metrics)
     print(
-        f"evaluate: {len(predicted):,} test images, test_loss {figures['test_loss']:.4f}, "
-        f"test_accuracy {figures['test_accuracy']:.4f}; pictures in {PICTURES}/"
+        f"evaluate: {len(predicted):,} test images, test_loss {metrics['test_loss']:.4f}, "
+        f"test_accuracy {metrics['test_accuracy']:.4f}; pictures in {PICTURES}/"
     )
 
 

@@ -26,11 +26,11 @@ from typing import BinaryIO
 import pooch
 from requests import RequestException
 
+from fashion_mlp.paths import RAW
 from pipeline.console import run
-from pipeline.files import CHUNK
 from pipeline.params import File, Source, load_params
 
-RAW = Path("data/raw")
+CHUNK = 1 << 20  # bytes held at a time
 APT_CONFIG = """\
 // No hook of the system's runs, nothing is written outside the scratch folder, and no more is
 // read than the list of packages.

@@ -19,15 +19,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipeline.console import progress, run
-from fashion_mlp.data.arrays import PREPARED, prepared_path
-from pipeline.files import replacing
+from fashion_mlp.data.arrays import MAX_PIXEL, prepared_path
 from fashion_mlp.data.idx import Header, iter_rows, read_header
+from fashion_mlp.paths import PREPARED, RAW
+from pipeline.console import progress, run
+from pipeline.files import replacing
 from pipeline.params import File, load_params
 
-RAW = Path("data/raw")
 ROWS = 4000  # images held in memory at a time: 12.5 MB as float32
-WHITE = np.float32(255)  # the largest byte, which becomes 1
 
 
 def prepare(
@@ -102,7 +101,7 @@ def scale(block: np.ndarray, path: Path) -> np.ndarray:
 
     A true division: a multiplication by 1/255 rounds differently for 26 % of the byte values.
     """
-    return block.reshape(len(block), -1) / WHITE
+    return block.reshape(len(block), -1) / MAX_PIXEL
 
 
 def one_hot(classes: int) -> Callable[[np.ndarray, Path], np.ndarray]:
@@ -189,7 +188,7 @@ def main() -> None:
         PREPARED,
         params.fetch.files,
         params.dataset.image_shape,
-        len(params.dataset.classes.en),
+        params.dataset.classes,
         params.preprocess.validation_images,
     )
     print("preprocess: " + ", ".join(f"{count:,} {split}" for split, count in counts.items()))

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from checks.workers import Team, free_port, time_to_errors
-from fashion_mlp.training import workers as cluster
 from fashion_mlp.data.arrays import Split, load_split
+from fashion_mlp.training import workers as cluster
 from pipeline.params import Optimizer, Train, check_params
 from stages.train import learn
 from tests.conftest import CLASSES, HEIGHT, WIDTH, Data, edited, small_values

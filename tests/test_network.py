@@ -134,7 +134,12 @@ def test_portable_matmul_has_the_gradients_of_matmul(
 def test_learnt_weights_compute_what_the_learner_computes(
     images: np.ndarray, standardized: bool
 ) -> None:
-    from fashion_mlp.network.model import build_learner, build_network, learnt_weights, probabilities
+    from fashion_mlp.network.model import (
+        build_learner,
+        build_network,
+        learnt_weights,
+        probabilities,
+    )
 
     shape = (images.shape[1], 16, "relu", 10)
     moments = (images.mean(axis=0), images.var(axis=0) + 0.01) if standardized else None

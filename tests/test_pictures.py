@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fashion_mlp.pictures import charts
-from fashion_mlp.pictures import style as drawing
-from fashion_mlp.pictures import paper
+from fashion_mlp.pictures import charts, paper
 from fashion_mlp.pictures import grids as sheets
 from fashion_mlp.pictures import strings as words
+from fashion_mlp.pictures import style as drawing
 
 NAMES = {
     "en": ["T-shirt/top", "Trouser", "Ankle boot"],

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from fashion_mlp.network import engine
-from fashion_mlp.data.arrays import Split
-from pipeline.params import Optimizer, Train
 from fashion_mlp.training.checkpoint import Restart, identity
+
+from fashion_mlp.data.arrays import Split
+from fashion_mlp.network import engine
+from pipeline.params import Optimizer, Train
 from stages.train import learn
 
 OPTIMIZERS = {

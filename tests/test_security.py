@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fashion_mlp.network import engine
 from fashion_mlp.data.arrays import load_split
+from fashion_mlp.network import engine
 
 
 class Touch:

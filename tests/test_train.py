@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fashion_mlp.training.checkpoint import Restart
 
 from fashion_mlp.data.arrays import Split, load_split
 from pipeline.params import Optimizer, Train, check_params
-from fashion_mlp.training.checkpoint import Restart
 from stages import train as stage
 from stages.train import history_csv, learn, make_optimizer, metrics, network_shape
 from tests.conftest import CLASSES, HEIGHT, WIDTH, edited, real_values, snapshot

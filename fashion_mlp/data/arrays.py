@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-PREPARED = Path("data/prepared")
-SPLITS = ("train", "validation", "test")
+from fashion_mlp.paths import PREPARED
+
+MAX_PIXEL = np.float32(255)  # the largest byte, which preprocessing makes 1
+BATCH_SIZE = 1000  # images predicted at a time
 
 
 class Split(NamedTuple):

@@ -21,7 +21,7 @@ XLA_FLAGS = (
     # that depend on it.
     "--xla_cpu_enable_platform_dependent_math=false",
     # A transposed left side would go to Eigen and oneDNN, which cut by caches and threads:
-    # keep the transposition apart, so that the product stays plain (see network.PortableDense).
+    # keep the transposition apart, so that the product stays plain (see training/layers.py).
     "--xla_disable_hlo_passes=transpose-folding",
     # What XLA compiles itself: no instruction newer than AVX2, even where there are some.
     "--xla_cpu_max_isa=AVX2",
@@ -38,13 +38,17 @@ MALLOPT = (
 )
 
 
-def start() -> None:
+def start(device: str = "cpu") -> None:
     """Import TensorFlow and Keras with portable arithmetic and without start-up noise.
 
     Call it before anything else imports Keras. It costs 2 to 3 s the first time, nothing after.
 
+    Args:
+        device: cpu; or gpu, the first that is visible, whose bits are its own.
+
     Raises:
-        RuntimeError: TensorFlow was imported before, without the settings made here.
+        RuntimeError: TensorFlow was imported before, without the settings made here; or there is
+            no GPU.
     """
     if os.environ.get("FASHION_MLP_ENGINE") == str(os.getpid()):
         return
@@ -56,10 +60,23 @@ def start() -> None:
     _keep_freed_memory()
     if watched := sys.stderr.isatty():
         print("starting TensorFlow …", end="\r", file=sys.stderr, flush=True)
-    _import_quietly()
+    _import_quietly(device)
     if watched:
         print("\x1b[K", end="", file=sys.stderr, flush=True)  # clears that line
     os.environ["FASHION_MLP_ENGINE"] = str(os.getpid())
+
+
+def _choose(device: str) -> None:
+    """Make one device visible."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU") if device == "gpu" else []
+    if device == "gpu" and not gpus:
+        raise RuntimeError(
+            "params.yaml: train.device: expected a GPU that TensorFlow can use, found none; "
+            "set it to cpu"
+        )
+    tf.config.set_visible_devices(gpus[:1], "GPU")
 
 
 def _keep_freed_memory() -> None:
@@ -75,7 +92,7 @@ def _keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def _import_quietly() -> None:
+def _import_quietly(device: str) -> None:
     """Import TensorFlow and Keras, holding back what libraries print to file descriptor 2.
 
     They print before any setting of theirs can stop them (CUDA not found, oneDNN is on). Where
@@ -89,11 +106,11 @@ def _import_quietly() -> None:
         os.dup2(printed.fileno(), 2)
         try:
             import keras
-            import tensorflow as tf
+            import tensorflow  # noqa: F401
 
             keras.config.set_floatx("float32")
-            tf.config.set_visible_devices([], "GPU")  # a GPU adds in an order of its own
-        except Exception:
+            _choose(device)
+        except ImportError:
             printed.seek(0)
             os.write(real, printed.read())
             raise

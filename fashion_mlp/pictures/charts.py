@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fashion_mlp.pictures.style import BLUE, GREEN, INK, VERMILION, Answers, drawing
 from fashion_mlp.pictures.paper import Epoch
 from fashion_mlp.pictures.strings import TEXTS, decimal, percent, probability, shorten, thousands
+from fashion_mlp.pictures.style import BLUE, GREEN, INK, VERMILION, Answers, drawing
 
 MOST_ROWS = 20  # classes whose probability is drawn
 MOST_COUNTS = 20  # classes whose confusion is written as numbers too
@@ -53,7 +53,8 @@ def history(
     Args:
         path: PNG file to write.
         language: of the texts.
-        log: `loss` and `accuracy` of each epoch from 1; `val_loss`, `val_accuracy` where held out.
+        log: `loss` and `accuracy` of each epoch from 1, and `validation_loss` and
+            `validation_accuracy` where images were held out.
         test: `loss` and `accuracy` on the test set.
         paper: lines of the paper's log; empty where they can't be compared.
         claimed_accuracy: what the paper's text says, or None.
@@ -107,9 +108,14 @@ def _curves(
     epochs = range(1, len(log[key]) + 1)
     marker = "o" if len(epochs) < 3 else None  # one epoch makes no line
     axes.plot(epochs, log[key], color=BLUE, marker=marker, label=texts["training"])
-    if f"val_{key}" in log:
+    if held_out := log.get(f"validation_{key}"):
         axes.plot(
-            epochs, log[f"val_{key}"], color=INK, marker=marker, lw=1, label=texts["validation"]
+            epochs,
+            held_out,
+            color=INK,
+            marker=marker,
+            lw=1,
+            label=texts["validation"],
         )
     if paper:
         axes.plot(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 
-from fashion_mlp.pictures.style import BLUE, GREY, INK, VERMILION, WIDTH, Answers, drawing
 from fashion_mlp.pictures.strings import TEXTS, percent, shorten
+from fashion_mlp.pictures.style import BLUE, GREY, INK, VERMILION, WIDTH, Answers, drawing
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "#FFFFFF", VERMILION])
 MOST_TILES = 50  # small images on a sheet
@@ -88,36 +89,39 @@ def averages(path: Path, language: str, means: np.ndarray, names: Sequence[str])
 def hidden_units(
     path: Path,
     language: str,
-    kernels: tuple[np.ndarray, np.ndarray],
+    kernels: Sequence[np.ndarray],
     image_shape: tuple[int, int],
     names: Sequence[str],
 ) -> None:
     """Draw for each class which pixels speak for it: light vermilion, no light blue.
 
-    Above, the weights of all units, each by its weight to the class; that leaves out what the
-    activation does between them. Below, the one unit with the largest weight to the class: most
-    of what is seen there is the noise that the weights began as.
+    Above, the weights of all units, each by its weight to the class: the product of the kernels,
+    which leaves out what the activations do between them. Below, the one unit of the last hidden
+    layer with the largest weight to the class: most of what is seen there is the noise that the
+    weights began as. Without a hidden layer, only the first row.
 
     Args:
         path: PNG file to write.
         language: of the texts.
-        kernels: of the hidden layer, float32 (pixels, units), and of the output layer, float32
-            (units, classes).
+        kernels: of all layers, float32 (inputs, units); the last has a unit a class.
         image_shape: height and width.
         names: of the classes; the first 25 are drawn.
     """
-    texts, names = TEXTS[language], names[: MOST_TILES // 2]
-    hidden, outputs = (kernel.astype(np.float64) for kernel in kernels)
+    texts, names = TEXTS[language], [*names[: MOST_TILES // 2]]
+    *hidden, outputs = (kernel.astype(np.float64) for kernel in kernels)
     outputs = outputs[:, : len(names)]
-    strongest = outputs.argmax(axis=0)
-    weights = np.concatenate([(hidden @ outputs).T, hidden[:, strongest].T])
-    weights = weights.reshape(-1, *image_shape)
+    rows, strongest = [outputs.T], []
+    if hidden:
+        product = reduce(np.matmul, hidden)
+        strongest = outputs.argmax(axis=0).tolist()
+        rows = [(product @ outputs).T, product[:, strongest].T]
+    weights = np.concatenate(rows).reshape(-1, *image_shape)
     limits = np.abs(weights).max(axis=(1, 2), keepdims=True)  # each on a scale of its own
     scaled = np.divide(weights, limits, out=np.zeros_like(weights), where=limits > 0)
     whose = [texts["all_units"]] * len(names) + [texts["unit"].format(unit) for unit in strongest]
     captions = [
         [Caption(name), Caption(units, GREY)]
-        for name, units in zip([*names, *names], whose, strict=True)
+        for name, units in zip(names * (1 + bool(hidden)), whose, strict=True)
     ]
     columns = len(names) if 5 <= len(names) <= 10 else 10 if len(names) > 10 else 5
     _sheet(path, texts["units"], 0.5 + scaled / 2, captions, columns, SIGNED)

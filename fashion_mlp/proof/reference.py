@@ -1,25 +1,23 @@
-"""The network in float64, and how far from it float32 arithmetic may lie.
+"""float64 reference and float32 error bound.
 
 The bound is derived, not chosen: it holds for every order in which a runtime may add, with or
 without fused multiply-add, on every processor that rounds as IEEE 754 says. Written with
-u = 2**-24, the unit roundoff of float32, and gamma(n) = n u / (1 - n u):
+u = 2**-24, the unit roundoff of float32, and gamma(n) = n u / (1 - n u), layer after layer, for
+however many there are:
 
-1.  A sum of n products, in whatever order: |computed - exact| <= gamma(n) * sum |x_i w_i|
-    (Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition 2002, section 3.1,
-    equation 3.5). A term that is zero rounds nothing, so n counts the pixels that are not zero;
-    the bias adds one. So for the hidden layer
+1.  A layer is given x, of which the runtime has some x' with |x' - x| <= e (e = 0 for the image),
+    and computes x' W + b. What it is given moves the result by at most e |W|. A sum of n products,
+    in whatever order, rounds by at most gamma(n) times the sum of the terms' sizes (Higham,
+    Accuracy and Stability of Numerical Algorithms, 2nd edition 2002, section 3.1, equation 3.5).
+    A term that is zero rounds nothing, so n counts the inputs that may be other than zero; the
+    bias adds one. So
 
-        da = gamma(n + 1) * (|x| |W1| + |b1|)
+        da = e |W| + gamma(n + 1) * ((|x| + e) |W| + |b|)
 
-2.  relu moves no two numbers further apart, and gives exactly 0 where a + da <= 0: dh is da, or
-    0 there. (sigmoid and tanh: see `ACTIVATIONS`.)
+2.  relu moves no two numbers further apart, and gives exactly 0 where a + da <= 0: the next
+    layer's e is da, or 0 there. (sigmoid and tanh: see `ACTIVATIONS`.)
 
-3.  The second layer carries on what it is given and rounds on its own; with m hidden units that
-    may be other than zero,
-
-        dz = dh |W2| + gamma(m + 1) * ((|h| + dh) |W2| + |b2|)
-
-4.  softmax grows with its own logit and falls with the others, so its extremes over the box
+3.  softmax grows with its own logit and falls with the others, so its extremes over the box
     z ± dz are at corners of the box: no linearisation. Its own rounding: the difference to the
     largest logit (relative u), exp (3 ulp, which is 6 u: the largest error that the OpenCL C
     specification, "Relative Error as ULPs", allows it), a sum of k terms and a division
@@ -30,33 +28,23 @@ Results below 2**-126 may be flushed to zero; that is added where it can matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from fashion_mlp.network.model import Layer
+
 UNIT_ROUNDOFF = 2.0**-24  # of float32
-# The sizes |x| |W1| are summed in float32, and the reference itself rounds (in float64): both
-# together move the bound by less than this factor.
+# The first layer's sizes |x| |W| are summed in float32, and the reference itself rounds (in
+# float64): both together move the bound by less than this factor.
 SLACK = 1.0 + 2.0**-10
 TINY = 2.0**-126  # the smallest normal float32
 LARGEST = float(np.finfo(np.float32).max)
 EXP_ERROR = 6.0 * UNIT_ROUNDOFF  # 3 ulp
 MOST_POWER = 600.0  # exp of it is more than any sum, and far from float64's end
 BLOCK = 5000  # images at a time, so that memory stays bounded
-
-
-class Weights(NamedTuple):
-    """The network's weights, float32, by the names that they have in the ONNX file.
-
-    hidden_kernel (pixels, units), hidden_bias (units,), probabilities_kernel (units, classes),
-    probabilities_bias (classes,).
-    """
-
-    hidden_kernel: np.ndarray
-    hidden_bias: np.ndarray
-    probabilities_kernel: np.ndarray
-    probabilities_bias: np.ndarray
 
 
 class Bounds(NamedTuple):
@@ -93,12 +81,11 @@ ACTIVATIONS = {
 }
 
 
-def bounds(weights: Weights, activation: str, images: np.ndarray) -> Bounds:
+def bounds(layers: Sequence[Layer], images: np.ndarray) -> Bounds:
     """Compute the reference and what float32 may make of it.
 
     Args:
-        weights: float32.
-        activation: relu, sigmoid or tanh.
+        layers: relu, sigmoid or tanh; softmax the last.
         images: float32 (n, pixels).
 
     Returns:
@@ -107,34 +94,35 @@ def bounds(weights: Weights, activation: str, images: np.ndarray) -> Bounds:
         are NaN: no bound holds.
     """
     parts = [
-        _bounds(weights, ACTIVATIONS[activation], np.asarray(images[first : first + BLOCK]))
+        _bounds(layers, np.asarray(images[first : first + BLOCK]))
         for first in range(0, max(len(images), 1), BLOCK)
     ]
     return Bounds(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _bounds(weights: Weights, activation: Activation, images: np.ndarray) -> Bounds:
-    kernel_1, bias_1, kernel_2, bias_2 = (weight.astype(np.float64) for weight in weights)
-    with np.errstate(over="ignore", invalid="ignore"):  # hostile images overflow, as they should
-        before = images.astype(np.float64) @ kernel_1 + bias_1
-        terms = np.count_nonzero(images, axis=1, keepdims=True)
-        size = np.abs(images) @ np.abs(weights.hidden_kernel) + np.abs(weights.hidden_bias)
-        before_error = _gamma(terms + 1) * size + (terms + 1) * TINY
-        hidden = activation.function(before)
-        hidden_error = before_error * activation.slope + activation.error
-        if activation.cuts:
-            hidden_error = np.where(before + before_error <= 0, 0.0, hidden_error)
-        largest = np.abs(hidden) + hidden_error
-        terms = np.count_nonzero(largest, axis=1, keepdims=True)
-        logits = hidden @ kernel_2 + bias_2
-        sums = largest @ np.abs(kernel_2) + np.abs(bias_2)
-        logits_error = (
-            hidden_error @ np.abs(kernel_2) + _gamma(terms + 1) * sums + (terms + 1) * TINY
-        )
-        low, high = _softmax_bounds(logits, logits_error)
-        overflows = ~((size.max(axis=1) < LARGEST) & (sums.max(axis=1) < LARGEST))
+def _bounds(layers: Sequence[Layer], images: np.ndarray) -> Bounds:
+    # What goes into the next layer, float64 (n, inputs); largest is |values| + error.
+    values, error, largest = images.astype(np.float64), np.zeros((1, 1)), np.abs(images)
+    overflows = np.zeros(len(images), bool)
+    with np.errstate(over="ignore", invalid="ignore"):  # some edge-case inputs overflow
+        for number, layer in enumerate(layers):
+            kernel, bias = layer.kernel.astype(np.float64), layer.bias.astype(np.float64)
+            terms = 1 + np.count_nonzero(largest, axis=1, keepdims=True)
+            size = largest @ np.abs(layer.kernel) + np.abs(layer.bias)
+            overflows |= ~(size.max(axis=1) < LARGEST)
+            values = values @ kernel + bias
+            inherited = error @ np.abs(kernel) if number else 0.0
+            error = inherited + _gamma(terms) * size + terms * TINY
+            if layer is layers[-1]:
+                break
+            activation = ACTIVATIONS[layer.activation]
+            stays_zero = activation.cuts & (values + error <= 0)
+            values = activation.function(values)
+            error = np.where(stays_zero, 0.0, error * activation.slope + activation.error)
+            largest = np.abs(values) + error
+        low, high = _softmax_bounds(values, error)
         low[overflows] = high[overflows] = np.nan
-        return Bounds(_softmax(logits), low, high)
+        return Bounds(_softmax(values), low, high)
 
 
 def _gamma(terms: np.ndarray) -> np.ndarray:

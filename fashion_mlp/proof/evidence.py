@@ -1,0 +1,259 @@
+"""What an ONNX model is compared with: the Keras model's layers, answers and rounding bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fashion_mlp.data.arrays import BATCH_SIZE
+from fashion_mlp.proof.reference import Bounds, bounds
+
+if TYPE_CHECKING:
+    import keras
+
+    from fashion_mlp.network.model import Layer
+
+KERAS_IMAGES = 10_000  # given to TensorFlow at a time
+
+Predict = Callable[[np.ndarray, int], np.ndarray]
+
+
+class Evidence(NamedTuple):
+    """What the ONNX model is compared with.
+
+    Arrays by split or by kind of input: images float32 (n, pixels), Keras' answers float32
+    (n, classes).
+    """
+
+    layers: Sequence[Layer]
+    tolerance: float  # largest |probability - reference| on real images, beside the bound
+    batch_sizes: Sequence[int]
+    images: Mapping[str, np.ndarray]
+    bounds: Mapping[str, Bounds]
+    keras: Mapping[str, np.ndarray]
+    edge_images: np.ndarray
+    edge_bounds: Bounds
+    edge_keras: np.ndarray
+    edge_names: Sequence[str]
+
+    @property
+    def batch_split(self) -> str:
+        """The split on which batch sizes are compared: the last."""
+        return list(self.images)[-1]
+
+    def accuracy(self, split: str, labels: np.ndarray) -> float:
+        """Measure how often Keras names the label: class numbers (n,)."""
+        return float((self.keras[split].argmax(axis=1) == labels).mean())
+
+
+def gather(
+    network: keras.Model,
+    images: Mapping[str, np.ndarray],
+    tolerance: float,
+    batch_sizes: Sequence[int],
+    done: Callable[[int], object] = lambda count: None,
+) -> tuple[Evidence, str]:
+    """Compute the reference and Keras' answers, and check that they agree.
+
+    Args:
+        network: takes float32 (n, pixels), gives float32 (n, classes).
+        images: by split, float32 (n, pixels).
+        tolerance: largest |probability - reference| on `images`.
+        batch_sizes: at which the answers must agree.
+        done: called with a number of images as they are done.
+
+    Returns:
+        The evidence, and a line for the screen that says how far Keras lies from the reference.
+
+    Raises:
+        ValueError: not the network that stage `train` makes, or Keras' answers lie outside the
+            rounding bound or the tolerance; says where and by how much.
+    """
+    from fashion_mlp.network.model import layers_of
+
+    layers = layers_of(network)
+    predict = keras_predict(network)
+    reference, answers, used = {}, {}, []
+    for split, array in images.items():
+        reference[split] = bounds(layers, array)
+        answers[split] = predict(array, BATCH_SIZE)
+        what = f"{split} image"
+        used.append(check_inside("Keras", answers[split], reference[split], what, tolerance))
+        done(len(array))
+    for batch_size in batch_sizes:  # on the last split
+        usual = batch_size == BATCH_SIZE
+        again = answers[split] if usual else predict(array, batch_size)
+        what = f"at batch size {batch_size}, {split} image"
+        check_inside("Keras", again, reference[split], what, tolerance)
+        check_same_class("Keras", again, answers[split], what)
+        done(len(array))
+    names, edge_cases = edge_case_images(len(layers[0].kernel))
+    evidence = Evidence(
+        layers,
+        tolerance,
+        batch_sizes,
+        images,
+        reference,
+        answers,
+        edge_cases,
+        bounds(layers, edge_cases),
+        # Layer by layer: the fused layers of `predict` drop a NaN (docs/proof.md).
+        np.asarray(network(edge_cases, training=False)),
+        names,
+    )
+    return evidence, f"Keras inside the bound on all images; {describe_distance(used)}"
+
+
+def keras_predict(network: keras.Model) -> Predict:
+    """Make a function that runs the Keras model as its users run it, as `predict` does.
+
+    It goes from batch to batch inside TensorFlow: called from Python for each image, Keras takes
+    0.6 ms a call.
+    """
+    import tensorflow as tf
+
+    classes = network.output_shape[1]
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, network.input_shape[1]), tf.float32),
+            tf.TensorSpec((), tf.int32),
+        ]
+    )
+    def forward(images: tf.Tensor, batch_size: tf.Tensor) -> tf.Tensor:
+        batches = (tf.shape(images)[0] + batch_size - 1) // batch_size
+        answers = tf.TensorArray(
+            tf.float32, batches, element_shape=(None, classes), infer_shape=False
+        )
+        for number in tf.range(batches):
+            batch = images[number * batch_size : (number + 1) * batch_size]
+            answers = answers.write(number, network(batch, training=False))
+        return answers.concat()
+
+    def run(images: np.ndarray, batch_size: int) -> np.ndarray:
+        at_once = batch_size * max(1, KERAS_IMAGES // batch_size)
+        predict = batched(lambda part: forward(part, batch_size).numpy(), classes)
+        return predict(images, at_once)
+
+    return run
+
+
+def batched(predict: Callable[[np.ndarray], np.ndarray], classes: int) -> Predict:
+    """Make a function of images and a batch size out of one that takes a batch."""
+
+    def run(images: np.ndarray, batch_size: int) -> np.ndarray:
+        parts = [
+            predict(np.ascontiguousarray(images[first : first + batch_size]))
+            for first in range(0, len(images), batch_size)
+        ]
+        return np.concatenate([np.empty((0, classes), np.float32), *parts])
+
+    return run
+
+
+def edge_case_images(pixels: int) -> tuple[list[str], np.ndarray]:
+    """Make edge-case inputs: their names and float32 (n, pixels)."""
+    number = np.arange(pixels)
+    float32 = np.finfo(np.float32)
+    inputs: dict[str, Any] = {
+        "zeros": 0.0,
+        "negative zeros": -0.0,
+        "ones": 1.0,
+        "checkerboard": number % 2,
+        "checkerboard, the other": 1 - number % 2,
+        "stripes of 28": number // 28 % 2,
+        "smallest denormal": float32.smallest_subnormal,
+        "largest denormal": float32.smallest_normal - float32.smallest_subnormal,
+        "minus one": -1.0,
+        "bytes not divided": 255.0,
+        "1e20": 1e20,
+        "1e30": 1e30,
+        "largest float32": float32.max,
+        "smallest float32": float32.min,
+        "NaN": np.nan,
+        "one NaN": np.where(number == pixels // 2, np.nan, 0.0),
+        "infinity": np.inf,
+        "minus infinity": -np.inf,
+        "one infinity": np.where(number == pixels // 2, np.inf, 0.0),
+        "infinities of both signs": np.where(number % 2, np.inf, -np.inf),
+    }
+    images = [np.broadcast_to(np.float32(value), (pixels,)) for value in inputs.values()]
+    return list(inputs), np.stack(images)
+
+
+def check_inside(
+    runtime: str, answers: np.ndarray, allowed: Bounds, what: str, tolerance: float = np.inf
+) -> tuple[float, float]:
+    """Check that answers lie inside the rounding bound, and within a tolerance.
+
+    Args:
+        runtime: its name in errors.
+        answers: float32 (n, classes).
+        allowed: for the same images.
+        what: is counted, in errors: `test image`.
+        tolerance: largest |answer - reference|.
+
+    Returns:
+        The largest |answer - reference|, and the largest share of the bound that was used.
+
+    Raises:
+        ValueError: at the first answer outside.
+    """
+    # `not <=` and not `>`, so that a NaN is outside.
+    distance = np.abs(answers - allowed.probabilities)
+    inside = (allowed.low <= answers) & (answers <= allowed.high) & (distance <= tolerance)
+    if not inside.all():
+        row, column = np.argwhere(~inside)[0]
+        low, high = allowed.low[row, column], allowed.high[row, column]
+        middle = allowed.probabilities[row, column]
+        limits = f"between {low:.9g} and {high:.9g}"
+        if low <= answers[row, column] <= high:
+            limits = f"within {tolerance:g} of {middle:.9g}"
+        raise ValueError(
+            f"{runtime}, {what} {row}, class {column}: expected a probability {limits}, got "
+            f"{answers[row, column]:.9g}; {np.count_nonzero(~inside.all(axis=1)):,} such images"
+        )
+    room = np.where(
+        answers > allowed.probabilities,
+        allowed.high - allowed.probabilities,
+        allowed.probabilities - allowed.low,
+    )
+    share = np.divide(distance, room, out=np.zeros_like(distance), where=room > 0)
+    return float(distance.max(initial=0.0)), float(share.max(initial=0.0))
+
+
+def check_same_class(runtime: str, answers: np.ndarray, expected: np.ndarray, what: str) -> None:
+    """Check that a runtime's answers name Keras' classes; both float32 (n, classes)."""
+    if answers.shape != expected.shape:
+        raise ValueError(f"{what}s: expected shape {expected.shape}, got {answers.shape}")
+    got, wanted = answers.argmax(axis=1), expected.argmax(axis=1)
+    if len(different := np.flatnonzero(got != wanted)):
+        row = different[0]
+        raise ValueError(
+            f"{what} {row}: Keras names class {wanted[row]} ({expected[row].max():.6f}), "
+            f"{runtime} class {got[row]} ({answers[row].max():.6f}); {len(different):,} such"
+        )
+
+
+def describe_distance(used: Sequence[tuple[float, float]]) -> str:
+    """Say the largest of what `check_inside` gave."""
+    distances, shares = zip(*used, strict=True)
+    return f"largest distance {max(distances):.1e}, at most {max(shares):.0%} of the bound used"
+
+
+def uncertified(evidence: Evidence) -> list[tuple[str, int, int, int, float]]:
+    """List the images whose class the rounding bound leaves open.
+
+    Returns:
+        Of each: split, number, class, the next class, and the gap between their probabilities.
+    """
+    rows = []
+    for split, known in evidence.bounds.items():
+        for number in np.flatnonzero(~known.certified()):
+            order = np.argsort(-known.probabilities[number], kind="stable")
+            best, following = int(order[0]), int(order[1])
+            gap = known.probabilities[number, best] - known.probabilities[number, following]
+            rows.append((split, int(number), best, following, float(gap)))
+    return rows

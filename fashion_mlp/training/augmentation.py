@@ -1,0 +1,111 @@
+"""What training does to each batch anew: flip and transform images, blend them with others."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from fashion_mlp.training.batches import Draws, Part
+
+# Purposes of the numbers drawn, see `Draws`; a layer's dropout adds the layer's number to its own.
+FLIP, AFFINE, MIXUP, DROPOUT = 1, 2, 3, 100
+
+
+class Augmentation:
+    """Changes a batch; with nothing asked for, it changes nothing."""
+
+    def __init__(
+        self,
+        seed: int,
+        image_shape: tuple[int, int],
+        random_flip: bool,
+        random_affine: float,
+        mixup: float,
+    ) -> None:
+        """Take the parameters of params.yaml, and the height and width of an image in pixels."""
+        self.image_shape = image_shape
+        self.random_flip = random_flip
+        self.random_affine = random_affine
+        self.mixup = mixup
+        self.flips, self.moves, self.blends = (
+            Draws(seed, purpose) for purpose in (FLIP, AFFINE, MIXUP)
+        )
+
+    def places(self, part: Part) -> np.ndarray:
+        """List the places in the batch of the images that `part` needs: int32 (n,)."""
+        return part.places(more=1 if self.mixup else 0)
+
+    def __call__(
+        self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, part: Part
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Change a worker's part of a batch.
+
+        Args:
+            images: float32 (n, pixels), those at `places`.
+            labels: float32 (n, classes).
+            step: of the training, an int64 scalar.
+            part: of the batch.
+
+        Returns:
+            Both for the images of `part`.
+        """
+        of = (step, part.batch, self.places(part))
+        if self.random_flip:
+            mirrored = tf.reverse(tf.reshape(images, (-1, *self.image_shape)), [2])
+            chosen = self.flips.uniform(*of, 1) < 0.5
+            images = tf.where(chosen, tf.reshape(mirrored, tf.shape(images)), images)
+        if self.random_affine:
+            drawn = self.moves.uniform(*of, 7)
+            # Each image its own strength, and of that its own share in each direction.
+            moves = self.random_affine * drawn[:, :1] * (2 * drawn[:, 1:] - 1)  # pixels
+            linear = tf.reshape(moves[:, :4] / (max(self.image_shape) / 2), (-1, 2, 2))
+            images = resample(images, self.image_shape, tf.eye(2) + linear, moves[:, 4:])
+        if self.mixup:
+            drawn = self.blends.uniform(step, part.batch, part.places(), 2)
+            share = tf.where(drawn[:, :1] < self.mixup, drawn[:, 1:], 1.0)
+            # With the next of the batch, which was shuffled.
+            images, labels = (
+                share * array[:-1] + (1 - share) * array[1:] for array in (images, labels)
+            )
+        return images, labels
+
+
+def resample(
+    images: tf.Tensor, image_shape: tuple[int, int], matrix: tf.Tensor, offset: tf.Tensor
+) -> tf.Tensor:
+    """Transform images by affine maps, with bilinear interpolation.
+
+    A pixel of the result is read at matrix @ (row, column) + offset, counted in pixels from the
+    middle of the image; outside of it all is 0.
+
+    Args:
+        images: float32 (batch, pixels).
+        image_shape: height and width.
+        matrix: float32 (batch, 2, 2), of each image's map.
+        offset: float32 (batch, 2), pixels.
+
+    Returns:
+        float32 (batch, pixels).
+    """
+    height, width = image_shape
+    middle = np.array([[height - 1], [width - 1]], np.float32) / 2
+    rows, columns = np.indices(image_shape).reshape(2, -1).astype(np.float32) - middle
+    down, right = (
+        matrix[:, axis, :1] * rows
+        + matrix[:, axis, 1:] * columns
+        + (offset[:, axis, tf.newaxis] + middle[axis])
+        for axis in (0, 1)
+    )
+    padded = tf.pad(tf.reshape(images, (-1, height, width)), ((0, 0), (1, 1), (1, 1)))
+    padded = tf.reshape(padded, (-1, (height + 2) * (width + 2)))
+
+    def pixel(row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
+        row, column = tf.clip_by_value(row, -1, height), tf.clip_by_value(column, -1, width)
+        place = (row + 1) * (width + 2) + column + 1
+        return tf.gather(padded, tf.cast(place, tf.int32), batch_dims=1)
+
+    top, left = tf.floor(down), tf.floor(right)
+    down, right = down - top, right - left
+    upper = (1 - right) * pixel(top, left) + right * pixel(top, left + 1)
+    lower = (1 - right) * pixel(top + 1, left) + right * pixel(top + 1, left + 1)
+    return (1 - down) * upper + down * lower

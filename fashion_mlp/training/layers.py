@@ -1,0 +1,127 @@
+"""The network as it is trained: dense layers whose gradients have portable bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fashion_mlp.network.model import Layer, build_network
+
+PIXEL_NOISE = 0.1  # of a pixel's 0…1; chosen on validation images (docs/accuracy.md)
+CHUNK = 10_000  # images read at a time
+
+
+def portable_matmul(inputs: tf.Tensor, kernel: tf.Tensor, precision: str) -> tf.Tensor:
+    """Multiply as `tf.matmul` does, with gradients that are plain products too.
+
+    TensorFlow's own gradient asks for a product with its left side transposed, which XLA gives
+    to another library, whose order of adding depends on the processor and on the threads. Here
+    the transposition is an operation of its own. (Not of `upstream`, which is smaller: products
+    of fewer than 64 rows are added up in an order that depends on the threads.)
+
+    Args:
+        inputs: float32 (batch, n).
+        kernel: float32 (n, units).
+        precision: float32, or bfloat16: the factors are rounded to it, the sums are float32.
+
+    Returns:
+        float32 (batch, units).
+    """
+
+    def product(left: tf.Tensor, right: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
+        left, right = (tf.cast(factor, precision) for factor in (left, right))
+        return tf.raw_ops.BatchMatMulV3(x=left, y=right, Tout=inputs.dtype, adj_y=transpose_b)
+
+    @tf.custom_gradient
+    def multiply(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            by_inputs = product(upstream, kernel, transpose_b=True)
+            by_kernel = product(tf.transpose(inputs), upstream)
+            return by_inputs, by_kernel
+
+        return product(inputs, kernel), gradients
+
+    return multiply(inputs, kernel)
+
+
+class PortableDense(keras.layers.Dense):
+    """`Dense` whose weight gradient has the same bits on every processor."""
+
+    def __init__(self, *args: Any, precision: str = "float32", **options: Any) -> None:
+        """Take what `Dense` takes, and the `precision` of `portable_matmul`'s factors."""
+        super().__init__(*args, **options)
+        self.precision = precision
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Map float32 (batch, n) to (batch, units)."""
+        kernel = tf.convert_to_tensor(self.kernel)
+        return self.activation(portable_matmul(inputs, kernel, self.precision) + self.bias)
+
+
+def build_training_model(
+    pixels: int,
+    hidden_units: Sequence[int],
+    activation: str,
+    classes: int,
+    precision: str = "float32",
+    moments: tuple[np.ndarray, np.ndarray] | None = None,
+) -> keras.Sequential:
+    """Build the network as it is trained: portable layers, pixels standardized in front.
+
+    Args:
+        pixels: as in `build_network`.
+        hidden_units: as in `build_network`.
+        activation: as in `build_network`.
+        classes: as in `build_network`.
+        precision: of the matrix products' factors, see `portable_matmul`.
+        moments: from `pixel_moments`, to train on standardized pixels; see `trained_layers`.
+    """
+    dense = partial(PortableDense, precision=precision)
+    network = build_network(pixels, hidden_units, activation, classes, dense)
+    if moments is None:
+        return network
+    mean, variance = moments
+    standardize = keras.layers.Normalization(mean=mean, variance=variance)
+    return keras.Sequential([keras.Input((pixels,), name="image"), standardize, *network.layers])
+
+
+def trained_layers(model: keras.Sequential) -> list[Layer]:
+    """Take the layers for `build_network`: both models compute the same function.
+
+    Standardizing, x -> (x - mean) / deviation, is linear, and becomes part of the first layer.
+    """
+    dense = [layer for layer in model.layers if isinstance(layer, PortableDense)]
+    weights = (layer.get_weights() for layer in dense)
+    layers = [
+        Layer(kernel, bias, layer.activation.__name__)
+        for layer, (kernel, bias) in zip(dense, weights, strict=True)
+    ]
+    first = model.layers[0]
+    if isinstance(first, keras.layers.Normalization):
+        kernel, bias, activation = layers[0]
+        mean = np.asarray(first.mean, np.float64)[0]
+        deviation = np.sqrt(np.maximum(np.asarray(first.variance, np.float64)[0], 1e-14))
+        folded = kernel / deviation[:, np.newaxis]
+        bias = (bias - mean @ folded).astype(np.float32)
+        layers[0] = Layer(folded.astype(np.float32), bias, activation)
+    return layers
+
+
+def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute each pixel's mean and variance over float32 (n, pixels).
+
+    Returns:
+        float32 (pixels,) twice. The variance is that of the pixel plus `PIXEL_NOISE`'s, or pixels
+        that are nearly always empty would count more than any other.
+    """
+    total = np.zeros((2, images.shape[1]))
+    for first in range(0, len(images), CHUNK):
+        chunk = images[first : first + CHUNK].astype(np.float64)
+        total += chunk.sum(axis=0), (chunk**2).sum(axis=0)
+    mean, square = total / len(images)
+    return mean.astype(np.float32), (square - mean**2 + PIXEL_NOISE**2).astype(np.float32)

@@ -1,0 +1,284 @@
+"""The training loop: the same for one worker and for each of several.
+
+Keras' `fit` hands one batch at a time from Python to TensorFlow, and does not run on several
+workers. Here a compiled call takes many steps, each of which computes what Keras' `train_step`
+does. The loss and the accuracy of an epoch are means over its batches while the weights still
+move, as Keras' log has them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fashion_mlp.data.arrays import Split
+from fashion_mlp.network.model import Layer, build_network, mean_loss, predict, set_layers
+from fashion_mlp.training.augmentation import DROPOUT, Augmentation
+from fashion_mlp.training.batches import Draws, Part, shuffled_batches, steps_per_epoch
+from fashion_mlp.training.layers import (
+    PortableDense,
+    build_training_model,
+    pixel_moments,
+    trained_layers,
+)
+from fashion_mlp.training.optimizer import make_optimizer
+from fashion_mlp.training.workers import Workers
+from pipeline.checkpoint import Checkpoint, History
+from pipeline.params import Train
+
+# Images that take more than this share of memory are read from their file as they are needed.
+MEMORY_SHARE = 0.4
+MEMORY_LIMITS = (resource.RLIMIT_DATA, resource.RLIMIT_AS)
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),  # version 2; a container's own
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),  # version 1
+)
+
+
+def fit(
+    params: Train,
+    split: Split,
+    validation: Split,
+    image_shape: tuple[int, int],
+    checkpoint: Checkpoint | None = None,
+    workers: Workers | None = None,
+    on_epoch: Callable[[Mapping[str, float]], object] = lambda logs: None,
+) -> tuple[list[Layer], History]:
+    """Train a network; its weights have the same bits on every processor.
+
+    Args:
+        params: the section `train` of params.yaml.
+        split: images float32 (n, pixels) and one-hot labels float32 (n, classes) to train on.
+        validation: the same, to measure after each epoch; may be empty.
+        image_shape: height and width of an image, in pixels.
+        checkpoint: to resume from and to write after each epoch; with several workers, the
+            chief's is used.
+        workers: that train together; all call this with the same arguments.
+        on_epoch: called after each epoch with its metrics.
+
+    Returns:
+        The trained layers, and a list of values, one an epoch, by metric: loss, accuracy and,
+        where there are validation images, validation_loss and validation_accuracy.
+
+    Raises:
+        ValueError: the optimizer's configuration is wrong, the loss is no number any more, or
+            workers do not agree.
+        RuntimeError: a worker is gone.
+    """
+    keras.utils.set_random_seed(params.seed)
+    classes = split.labels.shape[1]
+    shape = (split.images.shape[1], params.hidden_units, params.activation, classes)
+    moments = pixel_moments(split.images) if params.standardize else None
+    model = build_training_model(*shape, params.precision, moments)
+    steps = steps_per_epoch(len(split.images), params.batch_size)
+    optimizer = make_optimizer(
+        params.optimizer.class_name,
+        params.optimizer.config.model_dump(),
+        params.learning_rate_schedule,
+        params.epochs * steps,
+    )
+    optimizer.build(model.trainable_variables)
+    step = TrainingStep(
+        model,
+        optimizer,
+        params,
+        Augmentation(
+            params.seed, image_shape, params.random_flip, params.random_affine, params.mixup
+        ),
+        workers,
+    )
+    network = build_network(*shape)
+    history: History = {}
+    variables = [*model.trainable_variables, *optimizer.variables]
+    if checkpoint:
+        history = {key: list(values) for key, values in checkpoint.history.items()}
+        restore(variables, checkpoint.content)
+    done = len(history.get("loss", []))
+    with workers.report_lost(lambda: done + 1) if workers else nullcontext():
+        if workers:
+            workers.check_agreement(checkpoint.of if checkpoint else {})
+            done = share_state(workers, variables, done)
+        while done < params.epochs:
+            logs = step.run_epoch(split, params, done)
+            if not math.isfinite(logs["loss"]):
+                raise ValueError(
+                    f"epoch {done + 1}: the loss is {logs['loss']}; nothing was written; lower "
+                    f"train.optimizer.config.learning_rate ({optimizer.learning_rate.numpy():g})"
+                )
+            layers = averaged_layers(model, optimizer)
+            if len(validation.images):
+                set_layers(network, layers)
+                logs |= measure(network, params.loss, validation)
+            for key, value in logs.items():
+                history.setdefault(key, []).append(value)
+            done += 1
+            if checkpoint and (workers is None or workers.number == 0):
+                checkpoint.save(history, b"".join(one.numpy().tobytes() for one in variables))
+            on_epoch(logs)
+        layers = averaged_layers(model, optimizer)
+        if workers:
+            workers.check_weights([array for layer in layers for array in layer[:2]])
+    return layers, history
+
+
+class TrainingStep:
+    """Takes steps of the optimizer: compiled whole for one worker, in two parts for several."""
+
+    def __init__(
+        self,
+        model: keras.Sequential,
+        optimizer: keras.optimizers.Optimizer,
+        params: Train,
+        augmentation: Augmentation,
+        workers: Workers | None,
+    ) -> None:
+        """Train `model`, see `build_training_model`, with a built optimizer."""
+        self.model = model
+        self.optimizer = optimizer
+        self.augmentation = augmentation
+        self.workers = workers
+        self.loss = keras.losses.get(params.loss)  # a value for each image
+        self.dropout = params.dropout
+        self.draws = [Draws(params.seed, DROPOUT + number) for number in range(len(model.layers))]
+        self.sums = tf.Variable(tf.zeros(2))  # of the epoch: loss times images, right answers
+        compiled = workers is None  # what workers exchange can't be compiled by XLA
+        self.run = tf.function(self._run, jit_compile=compiled)
+        self.differentiate, self.apply = self._differentiate, self._apply
+        if not compiled:
+            self.differentiate = tf.function(self._differentiate, jit_compile=True)
+            self.apply = tf.function(self._apply, jit_compile=True)
+
+    def run_epoch(self, split: Split, params: Train, epoch: int) -> dict[str, float]:
+        """Train one epoch, numbered from 0; return its loss and accuracy."""
+        count = len(split.images)
+        resident = split.images.nbytes <= MEMORY_SHARE * memory_limit()
+        if resident and not hasattr(self, "resident"):
+            self.resident = Split(*map(tf.constant, split))
+        self.sums.assign(tf.zeros(2))
+        step = epoch * steps_per_epoch(count, params.batch_size)
+        batching = (count, params.batch_size, params.steps_per_execution)
+        for batches in shuffled_batches(*batching, params.seed, epoch):
+            data, numbers = (self.resident, batches) if resident else read(split, batches)
+            self.run(*data, tf.constant(numbers), tf.constant(step, tf.int64))
+            step += len(batches)
+        sums = self.workers.sum([self.sums])[0] if self.workers else self.sums
+        loss, accuracy = sums.numpy() / np.float32(count)
+        return {"loss": float(loss), "accuracy": float(accuracy)}
+
+    def _run(
+        self, images: tf.Tensor, labels: tf.Tensor, batches: tf.Tensor, first_step: tf.Tensor
+    ) -> None:
+        """Take a step for each batch of image numbers, int32 (batches, batch size)."""
+
+        def one_batch(row: tf.Tensor) -> tuple[tf.Tensor]:
+            step = first_step + tf.cast(row, tf.int64)
+            gradients = self.differentiate(images, labels, batches[row], step)
+            if self.workers:
+                gradients = self.workers.sum(gradients)
+            self.apply(gradients)
+            return (row + 1,)
+
+        tf.while_loop(lambda row: row < batches.shape[0], one_batch, (tf.constant(0),))
+
+    def _differentiate(
+        self, images: tf.Tensor, labels: tf.Tensor, batch: tf.Tensor, step: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """Compute this worker's part of the gradients of the mean loss of a batch."""
+        size = batch.shape[0]
+        part = Part.of(
+            size, *((self.workers.number, self.workers.count) if self.workers else (0, 1))
+        )
+        places = self.augmentation.places(part)
+        if len(places) != size or self.workers:
+            batch = tf.gather(batch, places)
+        images, labels = tf.gather(images, batch), tf.gather(labels, batch)
+        images, labels = self.augmentation(images, labels, step, part)
+        with tf.GradientTape() as tape:
+            probabilities = self.forward(images, step, part)
+            loss = tf.reduce_sum(self.loss(labels, probabilities)) / size
+        right = keras.metrics.categorical_accuracy(labels, probabilities)
+        self.sums.assign_add(tf.stack([loss * size, tf.reduce_sum(tf.cast(right, tf.float32))]))
+        return tape.gradient(loss, self.model.trainable_variables)
+
+    def forward(self, images: tf.Tensor, step: tf.Tensor, part: Part) -> tf.Tensor:
+        """Map float32 (n, pixels) to (n, classes), dropping hidden units where that is asked for.
+
+        Dropout is here, as Keras' own layer draws slowly on a processor: with it, an epoch of
+        the paper's took six times as long as without.
+        """
+        values, last = images, self.model.layers[-1]
+        for layer, draws in zip(self.model.layers, self.draws, strict=True):
+            values = layer(values, training=True)
+            if self.dropout and isinstance(layer, PortableDense) and layer is not last:
+                drawn = draws.uniform(step, part.batch, part.places(), layer.units)
+                values = tf.where(drawn >= self.dropout, values / (1 - self.dropout), 0.0)
+        return values
+
+    def _apply(self, gradients: list[tf.Tensor]) -> None:
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+
+
+def read(split: Split, batches: np.ndarray) -> tuple[Split, np.ndarray]:
+    """Read the images of some batches alone, and number them anew."""
+    numbers = np.arange(batches.size, dtype=np.int32).reshape(batches.shape)
+    return Split(*(tf.constant(array[batches.ravel()]) for array in split)), numbers
+
+
+def restore(variables: list[tf.Variable], content: bytes) -> None:
+    """Give variables the values that a checkpoint holds, one after the other."""
+    first = 0
+    for variable in variables if content else []:  # empty: the training starts
+        value = variable.numpy()
+        read = np.frombuffer(content, value.dtype, value.size, first).reshape(value.shape)
+        variable.assign(read)
+        first += value.nbytes
+
+
+def share_state(workers: Workers, variables: list[tf.Variable], done: int) -> int:
+    """Give all workers the chief's variables; return how many epochs it has done."""
+    values = [np.array(done), *(variable.numpy() for variable in variables)]
+    done, *values = (of_all[0] for of_all in workers.gather(values))
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return int(done)
+
+
+def averaged_layers(model: keras.Sequential, optimizer: keras.optimizers.Optimizer) -> list[Layer]:
+    """Take the trained layers; their moving average, where the optimizer keeps one (`use_ema`)."""
+    if not optimizer.use_ema:
+        return trained_layers(model)
+    variables = model.trainable_variables
+    latest = [variable.numpy() for variable in variables]
+    optimizer.finalize_variable_values(variables)
+    layers = trained_layers(model)
+    for variable, value in zip(variables, latest, strict=True):
+        variable.assign(value)
+    return layers
+
+
+def measure(network: keras.Model, loss: str, validation: Split) -> dict[str, float]:
+    """Measure a network on validation images: validation_loss and validation_accuracy."""
+    probabilities = predict(network, validation.images)
+    right = probabilities.argmax(axis=1) == validation.labels.argmax(axis=1)
+    return {
+        "validation_loss": mean_loss(loss, probabilities, validation.labels),
+        "validation_accuracy": float(right.mean()),
+    }
+
+
+def memory_limit() -> int:
+    """Say how many bytes this process may use: the machine's, or less where a limit is set."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits += [soft for soft, _ in map(resource.getrlimit, MEMORY_LIMITS) if soft >= 0]
+    for path in CGROUP_LIMITS:
+        with suppress(OSError, ValueError):  # no such group, or the word `max`
+            limits.append(int(path.read_text()))
+    return min(limits)

@@ -1,0 +1,63 @@
+"""The optimizer, from Keras' own configuration: any class, any option."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+WHERE = "params.yaml: train.optimizer"
+
+
+def make_optimizer(
+    class_name: str, config: Mapping[str, Any], schedule: str = "constant", steps: int = 0
+) -> keras.optimizers.Optimizer:
+    """Make a Keras optimizer.
+
+    Args:
+        class_name: of keras.optimizers.
+        config: what its constructor takes; `learning_rate` is a number.
+        schedule: constant, or cosine: the learning rate falls to 0 at the last step.
+        steps: of the whole training, for a schedule.
+
+    Raises:
+        ValueError: no such optimizer, or one that does not take this configuration; names the key.
+    """
+    found = optimizers().get(class_name)
+    if found is None:
+        raise ValueError(
+            f"{WHERE}.class_name: expected one of {', '.join(optimizers())}; got {class_name!r}"
+        )
+    known = inspect.signature(found).parameters.keys() - {"kwargs", "name"}
+    for key in config:
+        if key not in known:
+            raise ValueError(
+                f"{WHERE}.config.{key} is unknown (value {config[key]!r}); "
+                f"{class_name} knows {', '.join(sorted(known))}"
+            )
+    options = dict(config)
+    if schedule == "cosine":
+        options["learning_rate"] = keras.optimizers.schedules.CosineDecay(
+            config["learning_rate"], steps
+        )
+    try:
+        # Named, as Keras would count the optimizers of the process, and the file would say so.
+        return found(**options, name=class_name)
+    except (TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{WHERE}.config: {class_name} does not take it: {reason}") from None
+
+
+def optimizers() -> dict[str, type[keras.optimizers.Optimizer]]:
+    """List Keras' optimizers by class name, but for those that wrap another one."""
+    base = keras.optimizers.Optimizer
+    return {
+        name: found
+        for name, found in sorted(vars(keras.optimizers).items())
+        if isinstance(found, type)
+        and issubclass(found, base)
+        and found is not base
+        and name != "LossScaleOptimizer"
+    }

@@ -1,0 +1,115 @@
+"""Checkpoints: a training run that was killed goes on after its last finished epoch.
+
+A checkpoint holds what an epoch changes, as bytes, and the log so far, and says what it is of:
+parameters, data, code, library versions and number of workers. It is used only where all of that
+is the same as now and its content is whole; then the run ends with the same bytes as one that was
+not interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import replacing, sha256
+from pipeline.guard import PIPELINE, read_stage
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGEST_BYTES = 32  # of SHA-256, in front of the rest
+
+History = dict[str, list[float]]
+
+
+def identity(params: Mapping[str, Any], workers: int) -> dict[str, str]:
+    """Describe all that the result of a training run depends on.
+
+    Data and code are what dvc.yaml lists for stage train.
+
+    Args:
+        params: the section `train` of params.yaml.
+        workers: how many train together.
+
+    Raises:
+        OSError: dvc.yaml or a file that it lists can't be read.
+    """
+    stage = read_stage("train", ROOT / PIPELINE)
+    code, deps = (stage.code, stage.deps) if stage else ([], [])
+    data = [path for path in deps if path not in code]
+    libraries = [f"{name} {version(name)}" for name in ("keras", "numpy", "tensorflow")]
+    return {
+        "parameters": json.dumps(params, sort_keys=True),
+        "data": " ".join(sha256(path) for path in data),
+        "code": " ".join(sha256(ROOT / path) for path in code),
+        "library versions": ", ".join([*libraries, f"Python {platform.python_version()}"]),
+        "number of workers": str(workers),
+    }
+
+
+class Checkpoint:
+    """The checkpoint of one training run: read at its start, written after each epoch."""
+
+    def __init__(self, path: Path | None, of: Mapping[str, str]) -> None:
+        """Read the checkpoint at `path` if it is `of` this run; if it is not, say so.
+
+        Args:
+            path: of the file; None for a worker that keeps none of its own.
+            of: from `identity`.
+        """
+        self.path = path
+        self.of = dict(of)
+        self.history: History = {}
+        self.content = b""
+        if path is None:
+            return
+        try:
+            self._read(path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as reason:
+            self._print(f"checkpoint {path} is not used: {reason}; training starts from epoch 1")
+        else:
+            self._print(f"resuming after epoch {self.epochs} ({path}; delete it to start anew)")
+
+    @property
+    def epochs(self) -> int:
+        """How many are done."""
+        return len(next(iter(self.history.values()), []))
+
+    def _read(self, file: bytes) -> None:
+        digest, rest = file[:DIGEST_BYTES], file[DIGEST_BYTES:]
+        if hashlib.sha256(rest).digest() != digest:
+            raise ValueError("it is damaged")
+        header, content = rest.split(b"\n", 1)
+        about = json.loads(header)
+        if differing := [key for key in self.of if about["of"].get(key) != self.of[key]]:
+            raise ValueError(f"it was made with other {' and '.join(differing)}")
+        self.history, self.content = about["history"], content
+
+    def save(self, history: History, content: bytes) -> None:
+        """Write it anew.
+
+        Args:
+            history: a list of values, one an epoch, by metric.
+            content: what the next epoch starts from.
+        """
+        self.history, self.content = history, content
+        header = json.dumps({"of": self.of, "history": history}).encode()
+        rest = header + b"\n" + content
+        if self.path is None:
+            return
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(hashlib.sha256(rest).digest() + rest)
+
+    def remove(self) -> None:
+        """Remove it: the run that it is of has ended well."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _print(self, text: str) -> None:
+        print(f"train: {text}", file=sys.stderr)
