@@ -133,7 +133,9 @@ def find_revision(wanted: str, root: Path) -> tuple[str, str]:
     """
     for name in [wanted] if wanted else BRANCHES:
         try:
-            found = git("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}", folder=root)
+            found = git(
+                "rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}", folder=root
+            )
         except ValueError as error:
             if "Needed a single revision" not in str(error):
                 raise
@@ -184,7 +186,9 @@ def main() -> int:
         return 2
     rows = compare_files(before, now, tolerances)
     shown = [row for row in rows if row.verdict != "same" or "." not in row.key]
-    print(table(("metric", revision, "here", "verdict"), [(*row[:3], row.verdict) for row in shown]))
+    print(
+        table(("metric", revision, "here", "verdict"), [(*row[:3], row.verdict) for row in shown])
+    )
     if refused := sum(not row.passes for row in rows):
         print(f"gate: refused: {refused} of {len(rows)} metrics, against {revision}")
         return 1

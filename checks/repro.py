@@ -80,7 +80,7 @@ def read_json(content: bytes) -> dict[str, Any]:
 def read_csv(content: bytes) -> dict[str, Any]:
     """Read a table as cells by `column row 1`; floats are cells with a decimal point."""
     lines = list(csv.reader(content.decode().splitlines()))
-    names = {number: name for number, name in enumerate(lines[0])} if lines else {}
+    names = dict(enumerate(lines[0])) if lines else {}
     return {
         f"{names.get(column, column)} row {row}": _number(cell)
         for row, line in enumerate(lines[1:], start=1)
@@ -185,9 +185,7 @@ def copy_outputs(project: Path, root: Path) -> None:
 
     cache = Path(".dvc/cache/files")
     if (project / cache).is_dir():
-        shutil.copytree(
-            project / cache, root / cache, dirs_exist_ok=True, copy_function=copy_new
-        )
+        shutil.copytree(project / cache, root / cache, dirs_exist_ok=True, copy_function=copy_new)
         subprocess.run(["dvc", "checkout", "--quiet"], cwd=root, check=False)
         print("check-repro: copied the outputs to this folder")
 

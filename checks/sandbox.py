@@ -166,11 +166,15 @@ class Sandbox:
         remove(Path(self.environment["DVC_SITE_CACHE_DIR"]))
         run("git checkout --quiet -- .", self.folder)
 
+    def outputs(self) -> dict[str, str]:
+        """Read from dvc.lock the MD5 of each output, by path."""
+        lock = yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8"))
+        outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
+        return {out["path"]: out["md5"] for out in outs}
+
     def object(self, name: str) -> str:
         """Name the object that an output is in DVC's cache and remotes: `files/md5/5f/a0c3…`."""
-        stages = yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-        outs = [out for stage in stages.values() for out in stage.get("outs", [])]
-        (md5,) = (out["md5"] for out in outs if out["path"] == name)
+        md5 = self.outputs()[name]
         return f"files/md5/{md5[:2]}/{md5[2:]}"
 
     def results(self) -> dict[str, str]:

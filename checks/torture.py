@@ -6,7 +6,7 @@ once the fault is removed, `make` must leave those bytes. It must never succeed 
 Prints a Markdown table (docs/reliability.md shows it). Small file systems are mounted for it where
 the caller is root on Linux. Python's own compiled files (.pyc) are not damaged.
 
-    python -m checks.torture [--seed N] [--only FAULT ...]
+    python -m checks.torture [--seed N] [--only KIND ...]
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ TRAINING = {
     "train__dropout": 0.2,
     "train__mixup": 0.2,
 }
-RUNS, KILLS = 8, 3  # of each kind of kill, and kills in a run
+KINDS = ("kills", "limits", "disks", "damage", "pairs")
+RUNS, KILLS, PAIRS = 6, 3, 2  # runs for each kind of kill, kills in a run, pairs of runs
 LANES = 2  # copies that are worked on at a time
 LONGEST_SECONDS = 300.0
+HELD = (".dvc", ".run")  # what runs keep for the next one
 SAME, LINE = "same bytes", "one clear line, then same bytes"
 CLEAR = re.compile(r"^(ERROR: |[\w.]+: error: |make: (?!\*\*\*|dvc repro))", re.MULTILINE)
 # What limits a process (prlimit) and what a small file system is mounted with.
@@ -87,15 +89,14 @@ class Lab:
         self.seconds = time.monotonic() - began
         self.expected = self.box.results()
         left = [path for path in self._files() if before.get(path) != path.read_bytes()]
-        self.left = [path.relative_to(self.folder) for path in left]
+        self.left = [path.relative_to(self.box.folder) for path in left]
+        self.outputs = {md5: path for path, md5 in self.box.outputs().items()}
         self.saved = folder / "saved"
         shutil.copytree(self.folder, self.saved, symlinks=True)
 
     def _files(self) -> list[Path]:
-        """List the files of the project and of DVC's state outside it."""
         skipped = {".git", ".venv", "__pycache__"}
-        roots = (self.box.folder, self.folder / "site")
-        return [path for root in roots for path in files(root) if not skipped & {*path.parts}]
+        return [path for path in files(self.box.folder) if not skipped & {*path.parts}]
 
     def restore(self) -> None:
         """Bring everything back as the first run left it."""
@@ -134,20 +135,36 @@ class Lab:
 
 
 class Trial(NamedTuple):
-    """A fault, what it is done to, and how."""
+    """A fault, what it is done to, and how; `kind` is what `--only` takes."""
 
+    kind: str
     fault: str
     what: str
     run: Callable[[Lab], str]
 
 
-def list_kills(lab: Lab) -> Iterator[Trial]:
-    """Signals at random moments, several in a run from nothing."""
-    for whom in ("everything", "DVC", "the stage"):
+def trials(lab: Lab) -> Iterator[Trial]:
+    """List every fault that is tried."""
+    for whom in ("everything", "DVC", "the stage", "Ctrl-C"):
+        fault = (
+            f"{whom}, {KILLS} times" if whom == "Ctrl-C" else f"`kill -9` of {whom}, {KILLS} times"
+        )
         for number in range(RUNS):
-            yield Trial(f"`kill -9` of {whom}, {KILLS} times", f"run {number}", partial(kill, whom))
-    for number in range(RUNS):
-        yield Trial(f"Ctrl-C, {KILLS} times", f"run {number}", partial(kill, "Ctrl-C"))
+            yield Trial("kills", fault, f"run {number}", partial(kill, whom))
+    for what, options in LIMITS.items():
+        for option in options:
+            yield Trial("limits", f"little {what}", option, partial(limit, option))
+    for fault, places in MOUNTS.items() if sys.platform == "linux" and os.geteuid() == 0 else ():
+        for option, place in places:
+            yield Trial("disks", fault, place, partial(mount, option, place))
+    for path in lab.left:
+        of = "a file of DVC's cache and state" if path.parts[0] in HELD else "a result"
+        for way in WAYS:
+            yield Trial("damage", f"{of}: {way}", str(path), partial(damage, path, way))
+    for folder in sorted({parent for path in lab.left for parent in path.parents[:-1]}):
+        yield Trial("damage", "a folder: a file in its place", str(folder), partial(block, folder))
+    for number in range(PAIRS):
+        yield Trial("pairs", "two `make` at once", f"run {number}", pair)
 
 
 def kill(whom: str, lab: Lab) -> str:
@@ -178,25 +195,10 @@ def shoot(group: int, whom: str) -> bool:
     return False
 
 
-def list_limits(lab: Lab) -> Iterator[Trial]:
-    """Runs from nothing with little of something, then without the limit."""
-    for what, options in LIMITS.items():
-        for option in options:
-            yield Trial(f"little {what}", option, partial(limit, option))
-
-
 def limit(option: str, lab: Lab) -> str:
     """Run from nothing with a resource limit."""
     lab.box.forget()
     return lab.outcome(f"prlimit {option}")
-
-
-def list_disks(lab: Lab) -> Iterator[Trial]:
-    """Runs from nothing with a small file system in place of a folder."""
-    if sys.platform == "linux" and os.geteuid() == 0:
-        for fault, places in MOUNTS.items():
-            for option, place in places:
-                yield Trial(fault, place, partial(mount, option, place))
 
 
 def mount(option: str, place: str, lab: Lab) -> str:
@@ -206,16 +208,6 @@ def mount(option: str, place: str, lab: Lab) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", folder], check=True)
     return lab.outcome(cure=lambda: subprocess.run(["umount", folder], check=True))
-
-
-def list_damage(lab: Lab) -> Iterator[Trial]:
-    """Every file that a run leaves, damaged in every way; every folder replaced by a file."""
-    for path in lab.left:
-        where = "DVC's cache or state" if {"site", ".dvc"} & {*path.parts} else "results and .run"
-        for way in WAYS:
-            yield Trial(f"a file of {where}: {way}", str(path), partial(damage, path, way))
-    for folder in sorted({parent for path in lab.left for parent in path.parents[:-2]}):
-        yield Trial("a folder: a file in its place", str(folder), partial(block, folder))
 
 
 def flip(path: Path) -> None:
@@ -242,13 +234,13 @@ WAYS: dict[str, Callable[[Path], object]] = {
 
 
 def damage(name: Path, way: str, lab: Lab) -> str:
-    """Damage a file; if it is none of the results, `make` has to install those anew from it."""
-    path = lab.folder / name
+    """Damage a file; if it is none of the results, remove one that `make` then needs it for."""
+    path = lab.box.folder / name
     content, status = path.read_bytes(), path.stat()
     WAYS[way](path)
-    if {"site", ".dvc", ".run"} & {*name.parts}:
-        for folder in ("data", "models", "metrics", "plots"):
-            remove(lab.box.folder / folder)
+    if name.parts[0] in HELD:
+        number = "".join(name.parts[-2:])
+        remove(lab.box.folder / lab.outputs.get(number, "models/fashion_mlp.keras"))
 
     def cure() -> None:
         if path.is_dir() or not path.exists() or path.read_bytes() != content:
@@ -263,7 +255,7 @@ def damage(name: Path, way: str, lab: Lab) -> str:
 
 def block(name: Path, lab: Lab) -> str:
     """Put a file where a folder was."""
-    folder, aside = lab.folder / name, lab.folder / "aside"
+    folder, aside = lab.box.folder / name, lab.folder / "aside"
     folder.rename(aside)
     folder.write_text("in the way")
 
@@ -272,12 +264,6 @@ def block(name: Path, lab: Lab) -> str:
         aside.rename(folder)
 
     return lab.outcome(cure=cure)
-
-
-def list_pairs(lab: Lab) -> Iterator[Trial]:
-    """Two at once."""
-    for number in range(3):
-        yield Trial("two `make` at once", f"run {number}", pair)
 
 
 def pair(lab: Lab) -> str:
@@ -290,21 +276,12 @@ def pair(lab: Lab) -> str:
     return lab.outcome()
 
 
-FAULTS = {
-    "kills": list_kills,
-    "limits": list_limits,
-    "disks": list_disks,
-    "damage": list_damage,
-    "pairs": list_pairs,
-}
-
-
 def work(lane: int, folder: Path, seed: int, chosen: list[str]) -> list[tuple[str, str]]:
     """Do a lane's share of the trials; return fault and outcome of each."""
     lab = Lab(folder, f"{seed} {lane}")
     found = []
-    trials = [trial for name in chosen for trial in FAULTS[name](lab)]
-    for number, trial in list(enumerate(trials, start=1))[lane::LANES]:
+    listed = [trial for trial in trials(lab) if trial.kind in chosen]
+    for number, trial in list(enumerate(listed, start=1))[lane::LANES]:
         try:
             outcome = trial.run(lab)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -312,7 +289,7 @@ def work(lane: int, folder: Path, seed: int, chosen: list[str]) -> list[tuple[st
         if outcome not in (SAME, LINE):
             lab.restore()
         print(
-            f"torture: {number} of {len(trials)}: {trial.fault}: {trial.what}: {outcome}",
+            f"torture: {number} of {len(listed)}: {trial.fault}: {trial.what}: {outcome}",
             file=sys.stderr,
             flush=True,
         )
@@ -324,7 +301,7 @@ def main() -> int:
     """Try every fault; the exit status says whether all outcomes were good."""
     parser = argparse.ArgumentParser(description="Kill, starve and damage copies of the pipeline.")
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
-    parser.add_argument("--only", nargs="+", choices=FAULTS, default=[*FAULTS], metavar="FAULT")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fashion-mlp-") as name, ThreadPoolExecutor() as pool:
@@ -333,7 +310,9 @@ def main() -> int:
             for lane in range(LANES)
         ]
         found = [result for part in parts for result in part.result()]
-    counts = Counter((fault, outcome if outcome in (SAME, LINE) else "") for fault, outcome in found)
+    counts = Counter(
+        (fault, outcome if outcome in (SAME, LINE) else "") for fault, outcome in found
+    )
     rows = [
         (fault, sum(counts[fault, of] for of in (SAME, LINE, "")), counts[fault, SAME],
          counts[fault, LINE], counts[fault, ""])

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from checks.repro import Difference, compare, read_csv, read_lock
-from tests.conftest import ROOT
+from tests.conftest import ROOT, edited, paper_values
 
 TOLERANCES = {"test_loss": 0.01, "other": 0.1}
 PICTURE = b"\x89PNG\r\n\x1a\n\xff\xfe"  # not UTF-8
@@ -79,7 +79,10 @@ def project(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     folder: Path = tmp_path / "repository" / getattr(request, "param", "")
     for name in ("metrics", "plots"):
         (folder / name).mkdir(parents=True)
-    (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    tolerances = {"train_loss": 0.005, "other": 0.05}
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(edited(paper_values(), {"gate.tolerances": tolerances}))
+    )
     (folder / "metrics/train.json").write_text('{\n  "train_loss": 0.5\n}\n')
     (folder / "plots/history.csv").write_text("epoch,loss\n1,0.25\n")
     (folder / "plots/history.png").write_bytes(PICTURE)
@@ -164,16 +167,15 @@ def test_check_says_that_make_failed_and_what_it_does_not_check(project: Path) -
     result = run(project)
     assert result.returncode == 2
     assert result.stderr == (
-        "make: *** [Makefile:2: repro] Error 3\ncheck-repro: error: make failed with exit status 2\n"
+        "make: *** [Makefile:2: repro] Error 3\n"
+        "check-repro: error: make failed with exit status 2\n"
     )
     assert "note: uncommitted changes are not checked" in result.stdout
 
 
 @pytest.mark.parametrize("module", ["checks.repro", "checks.gate"])
-def test_without_a_repository_git_gives_the_reason_in_one_line(
-    module: str, tmp_path: Path
-) -> None:
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+def test_without_a_repository_git_gives_the_reason_in_one_line(module: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(paper_values()))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GIT_CEILING_DIRECTORIES": "/"}
     command = [sys.executable, "-m", module]
     result = subprocess.run(
