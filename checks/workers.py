@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -193,11 +194,10 @@ class Trials:
         """Compare trainings with one worker's."""
         self.team, self.good = team, True
         self.rows: list[tuple[str, str, str]] = []
-        self.alone = np.empty(0)  # losses of one worker
-        train = team.params[0]["train"]
+        self.train_section = team.params[0]["train"]
+        self.alone: dict[str, np.ndarray] = {}  # losses of one worker, by precision
         labels = np.load(team.data / "train_labels.npy", "r", allow_pickle=False)
-        self.steps = len(labels) // train["batch_size"]
-        self.rounding = ROUNDING[train["precision"]]
+        self.steps = len(labels) // self.train_section["batch_size"]
 
     def add(self, tried: str, trial: Callable[[], tuple[str, str]]) -> None:
         """Add a row; a RuntimeError is a failure."""
@@ -205,7 +205,8 @@ class Trials:
         try:
             step, outcome = trial()
         except RuntimeError as error:
-            self.good, step, outcome = False, "", f"**FAILED**: {str(error).strip()[-500:]}"
+            reason = " ".join(str(error).split())[-500:]
+            self.good, step, outcome = False, "", f"**FAILED**: {reason}"
         finally:
             self.team.stop()
         self.rows.append((tried, step, outcome))
@@ -219,12 +220,14 @@ class Trials:
     def compare(self) -> str:
         """Wait for the end of a training; compare losses with one worker's, weights by hash."""
         hashes, losses = self.team.hashes(), self.team.losses()
-        if not len(self.alone):
-            self.alone = losses
+        precision = self.train_section["precision"]
+        if precision not in self.alone:
+            self.alone[precision] = losses
             return "losses " + ", ".join(f"{loss:.6f}" for loss in losses)
-        largest = np.abs(losses - self.alone).max()
-        if largest > self.rounding or len(hashes) != 1:
-            raise RuntimeError(f"losses {losses}, one worker's {self.alone}; weights {hashes}")
+        alone = self.alone[precision]
+        largest = np.abs(losses - alone).max()
+        if largest > ROUNDING[precision] or len(hashes) != 1:
+            raise RuntimeError(f"losses {losses}, one worker's {alone}; weights {hashes}")
         return f"losses within {largest:.0e} of one worker's; all have weights {min(hashes)}"
 
     def resume(self) -> tuple[str, str]:
@@ -248,9 +251,11 @@ def main() -> int:
     preset = sys.argv[2] if len(sys.argv) > 2 else "accurate"
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(prepare(Path(folder), images, preset))
-        trials.add("one worker, no TF_CONFIG", lambda: trials.train(0))
-        trials.add("two workers", lambda: trials.train(2))
-        trials.add("four workers", lambda: trials.train(4))
+        precisions = dict.fromkeys([trials.train_section["precision"], "float32"])
+        for precision in precisions:
+            trials.train_section["precision"] = precision
+            for count, name in ((0, "one worker"), (2, "two workers"), (4, "four workers")):
+                trials.add(f"{name}, {precision}", partial(trials.train, count))
         trials.add("worker 0 of two killed", lambda: trials.lose(0, signal.SIGKILL))
         trials.add("worker 1 of two killed", lambda: trials.lose(1, signal.SIGKILL))
         trials.add("both started again", trials.resume)
