@@ -75,14 +75,18 @@ def augmented(
 
     plain = {"image_shape": (1, 1), "random_flip": False, "random_affine": 0.0, "mixup": 0.0}
     augmentation = Augmentation(42, **(plain | parameters))  # type: ignore[arg-type]
-    labels, results = np.eye(len(images), dtype=np.float32), []
-    for worker in range(workers):
-        part = Part.of(len(images), worker, workers)
-        augment = tf.function(lambda *of, part=part: augmentation(*of, part), jit_compile=True)
-        places = augmentation.places(part)
-        of = (tf.constant(images[places]), tf.constant(labels[places]))
-        results.append(augment(*of, tf.constant(step, tf.int64)))
-    got, got_labels = (np.concatenate(arrays) for arrays in zip(*results, strict=True))
+    labels = np.eye(len(images), dtype=np.float32)
+
+    @tf.function(jit_compile=True)
+    def augment() -> list[tuple[tf.Tensor, tf.Tensor]]:
+        results = []
+        for worker in range(workers):
+            part = Part.of(len(images), worker, workers)
+            arrays = (tf.constant(array[augmentation.places(part)]) for array in (images, labels))
+            results.append(augmentation(*arrays, tf.constant(step, tf.int64), part))
+        return results
+
+    got, got_labels = (np.concatenate(arrays) for arrays in zip(*augment(), strict=True))
     return got, got_labels
 
 
