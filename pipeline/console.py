@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from pipeline.environment import enter_clean
 from pipeline.guard import guarded
 
 # What bad input and a bad environment raise. Anything else is a fault of ours: traceback.
@@ -28,12 +29,19 @@ REMEDIES = {
 QUIET_SECONDS = 10.0  # between lines of progress where nobody watches them move
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], clean_environment: bool = True) -> None:
     """Run a stage's `main`, guarded; say an expected error in one line and exit with 1.
 
     FASHION_MLP_TRACEBACK=1 in the environment shows the traceback as well.
+
+    Args:
+        main: of the module that is being run.
+        clean_environment: False where the result depends on no variable.
     """
-    stage = main.__globals__["__spec__"].name.removeprefix("stages.")
+    module = main.__globals__["__spec__"].name
+    if clean_environment:
+        enter_clean(module)
+    stage = module.rpartition(".")[2]
     try:
         with guarded(stage):
             main()

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -245,14 +246,33 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         OSError: the file can't be read.
     """
     try:
-        # safe_load: no tag of YAML can construct an object here.
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)  # no tag of YAML can construct an object here
+        by_dvc = YAML(typ="safe").load(text)
     except OSError:
         raise
     except Exception as error:  # not YAMLError only: `2001-99-99` or deep nesting raise others
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"{path} is not YAML: {reason}") from None
+        reason = " ".join(str(error).split("To suppress this check")[0].split())[:300]
+        raise ValueError(f"{path} is not YAML: {reason or type(error).__name__}") from None
+    if lines := list(_ambiguous(values, by_dvc)):
+        raise ValueError("\n".join(f"{path}: {line}" for line in lines))
     return check_params(values, str(path))
+
+
+def _ambiguous(values: Any, by_dvc: Any, key: str = "") -> Iterator[str]:
+    """Name the values that YAML 1.1 (here) and YAML 1.2 (DVC's lock) read differently."""
+    if isinstance(values, dict) and isinstance(by_dvc, dict) and values.keys() == by_dvc.keys():
+        for name, value in values.items():
+            yield from _ambiguous(value, by_dvc[name], f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list) and isinstance(by_dvc, list) and len(values) == len(by_dvc):
+        for number, pair in enumerate(zip(values, by_dvc, strict=True)):
+            yield from _ambiguous(*pair, f"{key}.{number}")
+    elif repr(_number_from_text(values)) != repr(by_dvc) != repr(values):
+        yield (
+            f"{key or 'the whole file'}: expected a value that every version of YAML reads alike; "
+            f"YAML 1.1 reads {_show(values)}, YAML 1.2 {_show(by_dvc)}: quote a text, write a "
+            f"number in plain decimals"
+        )
 
 
 def check_params(values: Any, where: str = str(PARAMS_FILE)) -> Params:

@@ -18,12 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import (
-    accuracy_score,
-    classification_report,
-    confusion_matrix,
-    top_k_accuracy_score,
-)
 
 from fashion_mlp.data.arrays import MAX_PIXEL, Split, load_split
 from fashion_mlp.formats import DIGITS, write_csv, write_json
@@ -57,6 +51,9 @@ def measure(
         test_accuracy, test_top2_accuracy, expected_calibration_error, and by class name
         precision, recall and f1.
     """
+    # Here, as it takes a second: the stage's module is imported twice (pipeline/environment.py).
+    from sklearn.metrics import accuracy_score, classification_report, top_k_accuracy_score
+
     labels, predicted = one_hot.argmax(axis=1), probabilities.argmax(axis=1)
     numbers = range(len(names))
     report = classification_report(
@@ -240,6 +237,8 @@ def draw_metrics(
         metrics: what `METRICS` will hold.
         loss: the name of what the network was trained on.
     """
+    from sklearn.metrics import confusion_matrix
+
     language, names = params.evaluate.language, shown_names(params)
     comparable = params.dataset.name == paper.DATASET  # else the paper's numbers mean nothing
     charts.history(

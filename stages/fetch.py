@@ -265,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, clean_environment=False)  # proxies, apt, folders: the content's hash decides

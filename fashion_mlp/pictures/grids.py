@@ -14,7 +14,7 @@ from fashion_mlp.pictures.strings import TEXTS, percent, shorten
 from fashion_mlp.pictures.style import BLUE, GREY, INK, VERMILION, WIDTH, Answers, drawing
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "#FFFFFF", VERMILION])
-MOST_TILES = 50  # small images on a sheet
+MOST_TILES = 50  # small images in a grid
 NAME_LENGTH = 14  # letters of a class name that fit under a small image
 
 
@@ -25,7 +25,7 @@ class Caption(NamedTuple):
     colour: str = INK
 
 
-def contact_sheet(
+def contact_grid(
     path: Path, language: str, images: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> None:
     """Draw images in inverted grey with their class names: the paper's figure 10.
@@ -38,7 +38,7 @@ def contact_sheet(
         names: of the classes.
     """
     captions = [[Caption(names[label])] for label in labels]
-    _sheet(path, TEXTS[language]["contact_sheet"], images, captions, columns=10)
+    _grid(path, TEXTS[language]["contact_sheet"], images, captions, columns=10)
 
 
 def answers(path: Path, language: str, shown: Answers, names: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ def answers(path: Path, language: str, shown: Answers, names: Sequence[str]) -> 
         _message(path, texts["no_examples"])
         return
     columns = min(10, max(4, len(shown.images)))
-    _sheet(path, texts["answers"], shown.images, captions, columns)
+    _grid(path, texts["answers"], shown.images, captions, columns)
 
 
 def mistakes(path: Path, language: str, wrong: Answers, names: Sequence[str]) -> None:
@@ -76,14 +76,14 @@ def mistakes(path: Path, language: str, wrong: Answers, names: Sequence[str]) ->
         [wrong.numbers[place] for place in surest],
     )
     captions = list(_answer_lines(shown, names, language))
-    _sheet(path, TEXTS[language]["mistakes"], shown.images, captions, columns=5)
+    _grid(path, TEXTS[language]["mistakes"], shown.images, captions, columns=5)
 
 
 def averages(path: Path, language: str, means: np.ndarray, names: Sequence[str]) -> None:
     """Draw the average image of each class, float (classes, height, width) in 0…1."""
     captions = [[Caption(name)] for name in names]
     columns = min(10, max(5, len(names)))
-    _sheet(path, TEXTS[language]["averages"], means, captions, columns)
+    _grid(path, TEXTS[language]["averages"], means, captions, columns)
 
 
 def hidden_units(
@@ -124,10 +124,10 @@ def hidden_units(
         for name, units in zip(names * (1 + bool(hidden)), whose, strict=True)
     ]
     columns = len(names) if 5 <= len(names) <= 10 else 10 if len(names) > 10 else 5
-    _sheet(path, texts["units"], 0.5 + scaled / 2, captions, columns, SIGNED)
+    _grid(path, texts["units"], 0.5 + scaled / 2, captions, columns, SIGNED)
 
 
-def _sheet(
+def _grid(
     path: Path,
     title: str,
     images: np.ndarray,

@@ -1,10 +1,10 @@
-"""Drawing PNG files whose bytes depend on what is drawn alone.
+"""Plot style: PNG files whose bytes depend on what is drawn alone.
 
 Not on the clock, the machine's fonts or the user's matplotlibrc: the style is set here, the font
 is the DejaVu Sans that Matplotlib brings (it has Cyrillic), and no metadata is written. Values
 are rounded before they are drawn, so that noise in their last bits stays invisible.
 
-sheets.py draws small images with captions, charts.py curves, bars and a matrix. Every function
+grids.py draws small images with captions, charts.py curves, bars and a matrix. Every function
 of the two takes the path to write, and `language`, which is `en` or `ru`.
 """
 

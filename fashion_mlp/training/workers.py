@@ -75,7 +75,8 @@ class Workers:
 
         def reduce(*values: tf.Tensor) -> Any:
             context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, list(values))
+            here = [tf.identity(value) for value in values]  # which names a device
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, here)
 
         return list(self.strategy.run(reduce, tuple(tensors)))
 
