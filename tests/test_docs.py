@@ -28,6 +28,7 @@ MADE = (
     "consumers/.venv",
     ".run/",
     ".venv",
+    ".dvc/",
 )
 OUTPUTS = {
     out if isinstance(out, str) else next(iter(out))
@@ -45,7 +46,8 @@ def test_what_cog_writes_is_current() -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]):
+    text = re.sub(r"^```.*?^```", "", TEXTS[name], flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match("https?:", target):
             continue
         path, _, anchor = unquote(target).partition("#")
@@ -96,7 +98,7 @@ def test_readme_has_every_module() -> None:
     (tree,) = re.findall(r"^```\n(params\.yaml.*?)^```", TEXTS["README.md"], re.M | re.S)
     folders: list[str] = []
     listed = set()
-    for indent, entry in re.findall(r"^( *)(\S+(?:, \S+)*)", tree, re.M):
+    for indent, entry in re.findall(r"^( *)([^\s,]+(?:, \S+)*)", tree, re.M):
         del folders[len(indent) // 2 :]
         for one in entry.split(", "):
             listed.add("/".join([*folders, one.rstrip("/")]))
