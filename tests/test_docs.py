@@ -157,6 +157,7 @@ def test_documented_commands_run(clone: Path) -> None:
     """Run them all, README's first: the first of them is `dvc repro`."""
     printed = {}
     for name in ["README.md", *(name for name in CURRENT if name != "README.md")]:
+        run(clone, "git", "checkout", "--quiet", ".")  # parameters that `-S` has set
         for command in commands(CURRENT[name]):
             if any(re.match(pattern, command) for pattern in NOT_RUN):
                 continue
