@@ -153,10 +153,10 @@ def test_check_params_names_what_is_known_beside_a_key_that_is_not(
     path: tuple[str | int, ...],
 ) -> None:
     known = look(VALUES, path)
-    text = fault(edited(VALUES, {".".join(map(str, (*path, "unheard_of"))): 1.5}))
+    text = fault(changed((*path, "unheard_of"), 1.5))
     if path in {("train", "optimizer", "config"), ("gate", "tolerances")}:
         assert text is None  # Keras says what it knows; any metric may have a tolerance
-    else:
+    elif path != ("fetch", "files"):
         assert text is not None
         assert f"{'.'.join(map(str, path))}" in text
         assert "unheard_of" in text
