@@ -15,7 +15,7 @@ from tests.conftest import ROOT, edited, other_values, paper_values
 VALUES = paper_values()
 TEXT = yaml.safe_dump(VALUES, allow_unicode=True, sort_keys=False)
 IS_MISSING = "is missing; add it (`git show HEAD:params.yaml` has every key)"
-EXAMPLES = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def paths(values: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -303,7 +303,7 @@ def test_check_params_refuses_a_key_that_it_does_not_know(
     assert str(key) in text or repr(key) in text or path == ("fetch", "files")
 
 
-@EXAMPLES
+@settings(EXAMPLES, max_examples=150)
 @given(
     at=st.integers(0, len(TEXT)),
     cut=st.integers(0, 40),
