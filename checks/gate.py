@@ -1,67 +1,108 @@
-"""Refuse metrics that got worse: `make gate`, with REV=… for another revision than main.
+"""Refuse metrics that got worse: `make gate`, or `make gate REV=HEAD~1`.
 
-Compares metrics/*.json as they lie here with those of a git revision. A loss or an error that
-rose, or an accuracy and the like that fell, by more than `gate.tolerances` of params.yaml allow,
-a metric that is missing and one that is no finite number are refused. (`dvc metrics diff` shows
-changes, and exits with 0 whatever they are.)
+Compares metrics/*.json with those of a git revision, the main branch where none is given (as an
+argument or in the environment variable REV). Refused are a metric that is worse by more than
+`gate.tolerances` in params.yaml allow, one that is missing or not a finite number, and one whose
+name `BETTER` does not list. (`dvc metrics diff` shows changes and always exits with 0.)
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checks.repro import Difference, compare, leaves, run
+from checks.common import git, leaves, table
 from pipeline.params import load_params
 
 METRICS = Path("metrics")
-BRANCHES = ("main", "origin/main")  # in a clone that CI makes, only the second may exist
-# Whether more is better, by the whole last part of a key, else by its last word. Others may change.
-MORE_IS_BETTER = {
-    "within_bound": True,
-    **dict.fromkeys(["accuracy", "precision", "recall", "f1"], True),
-    **dict.fromkeys(["agreement", "agreeing", "identical", "images"], True),
-    **dict.fromkeys(["loss", "error", "tolerance"], False),
+BRANCHES = ("main", "origin/main")  # in CI's clones only the second may exist
+HIGHER, LOWER, NEITHER = 1, -1, 0
+# Which way each metric is better, by the last part of its key. NEITHER: it describes the network
+# or one image, or counts what stage export itself enforces.
+BETTER = {
+    "train_loss": LOWER,
+    "train_accuracy": HIGHER,
+    "validation_loss": LOWER,
+    "validation_accuracy": HIGHER,
+    "test_loss": LOWER,
+    "test_accuracy": HIGHER,
+    "test_top2_accuracy": HIGHER,
+    "expected_calibration_error": LOWER,
+    "precision": HIGHER,  # of one class, as the two that follow
+    "recall": HIGHER,
+    "f1": HIGHER,
+    "class": NEITHER,  # of one training image, as the two that follow
+    "name": NEITHER,
+    "probability": NEITHER,
+    "operators": NEITHER,
+    "initializers_bit_identical": NEITHER,
+    "weights_bit_identical": NEITHER,
+    "images": HIGHER,
+    "within_bound": HIGHER,
+    "tolerance": LOWER,
+    "argmax_agreement": HIGHER,
+    "argmax_certified": NEITHER,
+    "argmax_listed": NEITHER,
+    "batch_sizes_agreeing": HIGHER,
+    "edge_case_inputs_agreeing": HIGHER,
+    "uint8_bit_identical": HIGHER,
 }
-
-
-def verdict(difference: Difference) -> tuple[bool, str]:
-    """Judge a metric that differs.
-
-    Returns:
-        Whether it may stand, and a word or two why.
-    """
-    before, now = difference.committed, difference.found
-    if now == "nothing":
-        return False, "MISSING"
-    if (isinstance(now, float) and not math.isfinite(now)) or now is None:
-        return False, "NOT A NUMBER"
-    if before == "nothing":
-        return True, "new"
-    if isinstance(before, int | float) and not isinstance(now, int | float):
-        return False, "NOT A NUMBER"
-    more = more_is_better(difference.key)
-    if more is None or not isinstance(before, int | float) or not math.isfinite(before):
-        return True, "changed"
-    # Rounded, as 0.8686 - 0.8636 is a little more than 0.005 in binary.
-    worse = round(before - now if more else now - before, 9)
-    if worse > difference.allowed:
-        return False, "WORSE"
-    return True, "worse, within tolerance" if worse > 0 else "better"
+ABSENT = "absent"
 
 
 class Row(NamedTuple):
-    """What became of one metric."""
+    """The verdict on one metric."""
 
     key: str
     before: Any
     now: Any
-    good: bool
-    why: str
+    passes: bool
+    verdict: str
+
+
+def judge(key: str, before: Any, now: Any, tolerances: Mapping[str, float]) -> Row:
+    """Judge one metric.
+
+    Args:
+        key: dotted, as `per_class.Bag.f1`.
+        before: the revision's value; `ABSENT` where it has none.
+        now: the value here; the same.
+        tolerances: by key; `other` for those not listed, 0 where that is not given either.
+    """
+    passes, verdict = _verdict(key, before, now, tolerances.get(key, tolerances.get("other", 0.0)))
+    return Row(key, before, now, passes, verdict)
+
+
+def _verdict(key: str, before: Any, now: Any, allowed: float) -> tuple[bool, str]:
+    better = BETTER.get(key.rsplit(".", 1)[-1])
+    if better is None:
+        return False, "UNKNOWN METRIC: add it to BETTER in checks/gate.py"
+    if now == ABSENT:
+        return False, "MISSING"
+    if now is None or (isinstance(now, float) and not math.isfinite(now)):
+        return False, "NOT A NUMBER"
+    if before == ABSENT:
+        return True, "new"
+    if now == before:
+        return True, "same"
+    if not _is_number(before) or better == NEITHER:
+        return True, "changed"
+    if not _is_number(now):
+        return False, "NOT A NUMBER"
+    # Rounded, as 0.8686 - 0.8636 is slightly more than 0.005 in binary.
+    worse = round((before - now) * better, 9)
+    if worse > allowed:
+        return False, f"WORSE by more than {allowed:g}"
+    return True, f"worse, within {allowed:g}" if worse > 0 else "better"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def compare_files(
@@ -72,42 +113,53 @@ def compare_files(
     """Judge every metric of every file.
 
     Args:
-        before: the metrics of the revision, by file.
-        now: those that lie here.
-        tolerances: by key; `other` for those not named.
+        before: the revision's metrics, by file.
+        now: those here.
+        tolerances: see `judge`.
     """
     rows = []
     for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name, {}), now.get(name, {})
-        differing = {item.key: item for item in compare(old, new, tolerances)}
-        for key, value in (dict(leaves(old)) | dict(leaves(new))).items():
-            if item := differing.get(key):
-                rows.append(Row(key, item.committed, item.found, *verdict(item)))
-            else:
-                rows.append(Row(key, value, value, True, "same"))
+        old, new = (dict(leaves(files.get(name, {}))) for files in (before, now))
+        keys = [*old, *(key for key in new if key not in old)]
+        rows += [judge(key, old.get(key, ABSENT), new.get(key, ABSENT), tolerances) for key in keys]
     return rows
 
 
-def more_is_better(key: str) -> bool | None:
-    """Tell from a metric's name which way is better; None where none is."""
-    name = key.rsplit(".", 1)[-1]
-    return MORE_IS_BETTER.get(name, MORE_IS_BETTER.get(name.rsplit("_", 1)[-1]))
+def find_revision(wanted: str, root: Path) -> tuple[str, str]:
+    """Find the revision to compare with: the one wanted, or the main branch.
+
+    Returns:
+        Its name, and the hash of its commit.
+    """
+    for name in [wanted] if wanted else BRANCHES:
+        try:
+            found = git(
+                "rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}", folder=root
+            )
+        except ValueError as error:
+            if "Needed a single revision" not in str(error):
+                raise
+        else:
+            return name, found.decode().split()[-1]
+    raise ValueError(
+        f"git has no revision {wanted or ' or '.join(BRANCHES)}; name one: make gate REV=HEAD~1"
+    )
 
 
-def committed(revision: str, root: Path) -> dict[str, dict[str, Any]]:
-    """Read metrics/*.json of a git revision, by path."""
-    names = run(["git", "ls-tree", "--name-only", revision, f"{METRICS}/"], root).splitlines()
+def committed(commit: str, revision: str, root: Path) -> dict[str, dict[str, Any]]:
+    """Read metrics/*.json of a commit, by path; `revision` names it in errors."""
+    listing = git("ls-tree", "--name-only", "-z", commit, f"{METRICS}/", folder=root)
+    names = [name for name in listing.decode().split("\0") if name.endswith(".json")]
     return {
-        name: read(run(["git", "show", f"{revision}:{name}"], root), f"{revision}:{name}")
+        name: read(git("show", f"{commit}:./{name}", folder=root), f"{revision}:{name}")
         for name in names
-        if name.endswith(".json")
     }
 
 
-def read(text: str, where: str) -> dict[str, Any]:
+def read(content: bytes, where: str) -> dict[str, Any]:
     """Read one metrics file; `where` names it in errors."""
     try:
-        values = json.loads(text)
+        values = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{where}: not JSON: {error}") from None
     if not isinstance(values, dict):
@@ -115,55 +167,33 @@ def read(text: str, where: str) -> dict[str, Any]:
     return values
 
 
-def find_revision(wanted: str, root: Path) -> str:
-    """Find the revision to compare with: the one wanted, or the main branch."""
-    for name in [wanted] if wanted else BRANCHES:
-        if run(
-            ["git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], root, check=False
-        ):
-            return name
-    raise ValueError(
-        f"git has no revision {wanted or ' or '.join(BRANCHES)}; name one: make gate REV=HEAD~1"
-    )
-
-
 def main() -> int:
-    """Compare and print; the exit status says whether the metrics may stand."""
+    """Compare and print; the exit status says whether the metrics pass."""
     root = Path.cwd()
+    wanted = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("REV", "")
     try:
         tolerances = load_params().gate.tolerances
-        revision = find_revision(sys.argv[1] if len(sys.argv) > 1 else "", root)
-        before = committed(revision, root)
+        revision, commit = find_revision(wanted, root)
+        before = committed(commit, revision, root)
         if not before:
             raise ValueError(f"{revision} has no {METRICS}/*.json to compare with")
         now = {
-            path.as_posix(): read(path.read_text(encoding="utf-8"), str(path))
+            path.as_posix(): read(path.read_bytes(), str(path))
             for path in sorted(METRICS.glob("*.json"))
         }
     except (ValueError, OSError) as error:
         print(f"gate: error: {error}", file=sys.stderr)
         return 2
     rows = compare_files(before, now, tolerances)
-    shown = [row for row in rows if row.why != "same" or "." not in row.key]
-    print_table(
-        ("metric", revision, "here", "verdict"),
-        [(row.key, str(row.before), str(row.now), row.why) for row in shown],
+    shown = [row for row in rows if row.verdict != "same" or "." not in row.key]
+    print(
+        table(("metric", revision, "here", "verdict"), [(*row[:3], row.verdict) for row in shown])
     )
-    if refused := sum(not row.good for row in rows):
+    if refused := sum(not row.passes for row in rows):
         print(f"gate: refused: {refused} of {len(rows)} metrics, against {revision}")
         return 1
     print(f"gate: {len(rows)} metrics, none worse than gate.tolerances allow, against {revision}")
     return 0
-
-
-def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print rows as a Markdown table whose columns line up."""
-    lines = [head, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    rule = tuple("-" * width for width in widths)
-    for line in (head, rule, *rows):
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print(f"| {' | '.join(padded)} |")
 
 
 if __name__ == "__main__":

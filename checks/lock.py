@@ -1,7 +1,8 @@
-"""Say whether dvc.lock is current: `make check-lock`, for CI.
+"""Check that dvc.lock is current and that outputs here are what it records: `make check-lock`.
 
-`dvc status` also reports outputs that are merely not downloaded, and `dvc repro --dry` exits
-with 0 when stages are stale: what counts is whether it names a stage to run.
+`dvc status` also reports outputs that are merely not downloaded, and `dvc repro --dry` exits with
+0 when stages are stale: what counts is whether it names a stage to run. Neither hashes an output
+again whose size and time are unchanged; here each is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+
+from tasks.repair import cache_folder, compare
 
 # What `dvc repro --dry` prints of a stage that is not up to date: it would run it, or take its
 # results from an earlier run. (`--allow-missing`: data that are not here make nothing stale.)
@@ -21,21 +24,21 @@ def stale(output: str) -> list[str]:
 
 
 def main() -> int:
-    """Ask DVC; the exit status says whether dvc.lock is current."""
+    """Ask DVC, compare hashes; the exit status says whether dvc.lock is current."""
     command = ["dvc", "repro", "--dry", "--allow-missing"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         reason = (result.stderr.strip() or result.stdout.strip()).splitlines()
-        print(f"check-lock: dvc repro --dry failed: {reason[0] if reason else 'no reason given'}")
-        return 1
-    if stages := stale(result.stdout):
-        print(
-            f"check-lock: dvc.lock is not current: {', '.join(stages)} would run; "
-            f"run `make` and commit dvc.lock"
-        )
-        return 1
-    print("check-lock: dvc.lock is current")
-    return 0
+        faults = [f"dvc repro --dry failed: {reason[0] if reason else 'no reason given'}"]
+    elif stages := stale(result.stdout):
+        names = ", ".join(stages)
+        faults = [f"dvc.lock is not current: {names} would run; run `make` and commit dvc.lock"]
+    else:
+        damaged, _ = compare(cache_folder(), cached=False)
+        faults = [f"{path}: damaged: {reason}; run `make heal`" for path, reason in damaged]
+    for line in faults or ["dvc.lock is current"]:
+        print(f"check-lock: {line}")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

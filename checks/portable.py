@@ -1,10 +1,10 @@
-"""Show that the arithmetic gives the same bits elsewhere: `make check-portable`.
+"""Check that the arithmetic gives the same bits elsewhere: `make check-portable`.
 
-Trains the network of params.yaml for an epoch on some images and predicts with it, in a process
-of its own for each setting: other numbers of threads, one core, libraries held to older
-instruction sets, and, by qemu's emulation, processors that have none newer than AVX2. Prints a
-Markdown table of SHA-256 hashes of the weights and the probabilities (docs/reproducibility.md
-shows it) and fails where one differs.
+Trains the network of params.yaml for an epoch on some images, predicts with it, and trains once
+more with every augmentation and Adam; in a process of its own for each setting: other numbers of
+threads, one core, libraries limited to older instruction sets, and processors emulated by qemu
+that have nothing newer than AVX2. Prints a Markdown table of shortened SHA-256 hashes
+(docs/reproducibility.md shows it) and fails if one differs.
 """
 
 from __future__ import annotations
@@ -15,89 +15,104 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from checks.repro import processor
+import numpy as np
+
+from checks.common import processor, table
+
+if TYPE_CHECKING:
+    from fashion_mlp.network.model import Layer
 
 IMAGES = 2000  # under emulation a full epoch would take hours
 QEMU = "qemu-x86_64"
+AUGMENTED = {
+    "standardize": True,
+    "dropout": 0.2,
+    "random_flip": True,
+    "random_affine": 2.0,
+    "mixup": 0.2,
+    "optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001, "use_ema": True}},
+    "learning_rate_schedule": "cosine",
+}
 
 
-class Setting(NamedTuple):
-    """A way to run the same training."""
-
-    name: str
-    environment: Mapping[str, str] = MappingProxyType({})
-    prefix: tuple[str, ...] = ()
-
-
-def threads(count: int) -> dict[str, str]:
+def threads(count: int) -> list[str]:
     """Set TensorFlow's number of threads."""
-    return {"TF_NUM_INTRAOP_THREADS": str(count), "TF_NUM_INTEROP_THREADS": str(count)}
+    return [f"TF_NUM_INTRAOP_THREADS={count}", f"TF_NUM_INTEROP_THREADS={count}"]
 
 
-def emulated(processor: str) -> Setting:
-    """Run on a processor that qemu emulates."""
-    return Setting(f"emulated {processor}", threads(2), (QEMU, "-cpu", processor))
+# By name, what the command is run with: variables and programs, as arguments of env(1).
+SETTINGS = {
+    "default": [],
+    "1 thread": threads(1),
+    "2 threads": threads(2),
+    "4 threads": threads(4),
+    "1 core, 2 threads": [*threads(2), "taskset", "-c", "0"],
+    "oneDNN limited to AVX2": ["ONEDNN_MAX_CPU_ISA=AVX2"],
+    "oneDNN off": ["TF_ENABLE_ONEDNN_OPTS=0"],
+    "emulated Haswell": [*threads(2), QEMU, "-cpu", "Haswell"],
+    "emulated EPYC-Rome": [*threads(2), QEMU, "-cpu", "EPYC-Rome"],
+}
 
 
-SETTINGS = [
-    Setting("as it comes"),
-    Setting("1 thread", threads(1)),
-    Setting("2 threads", threads(2)),
-    Setting("4 threads", threads(4)),
-    Setting("1 core, 2 threads", threads(2), ("taskset", "-c", "0")),
-    Setting("oneDNN held to AVX2", {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
-    Setting("oneDNN off", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
-    emulated("Haswell"),
-    emulated("EPYC-Rome"),
-]
-
-
-def train_and_hash() -> str:
-    """Train and predict; return the SHA-256 of the weights and of the probabilities, shortened."""
-    from fashion_mlp.network import engine
+def train_and_hash() -> list[str]:
+    """Train, predict, train with augmentation; hash weights, probabilities and weights."""
     from fashion_mlp.data.arrays import Split, load_split
-    from pipeline.params import load_params
-    from stages.train import learn
+    from fashion_mlp.network import engine
+    from pipeline.params import Train, load_params
 
     params = load_params()
-    sizes = (params.dataset.pixels, len(params.dataset.classes.en))
-    train, test = (load_split(name, *sizes) for name in ("train", "test"))
+    dataset = params.dataset
+    train, test = (load_split(name, dataset.pixels, dataset.classes) for name in ("train", "test"))
     engine.start()
 
-    from fashion_mlp.network.model import probabilities
+    from fashion_mlp.network.model import build_network, predict, set_layers
+    from fashion_mlp.training.loop import fit
 
     some = Split(train.images[:IMAGES], train.labels[:IMAGES])
     nothing = Split(train.images[:0], train.labels[:0])
-    settings = params.train.model_copy(update={"epochs": 1, "steps_per_execution": 5})
-    network, _ = learn(settings, some, nothing, [])
-    weights = b"".join(weight.tobytes() for weight in network.get_weights())
-    answers = probabilities(network, test.images[:IMAGES], 500).tobytes()
-    return " ".join(hashlib.sha256(content).hexdigest()[:16] for content in (weights, answers))
-
-
-def run(setting: Setting) -> str:
-    """Run `train_and_hash` in a process of its own; return what it prints."""
-    command = [*setting.prefix, sys.executable, "-m", "checks.portable", "--hash"]
-    result = subprocess.run(
-        command,
-        env={**os.environ, **setting.environment},
-        capture_output=True,
-        text=True,
-        check=False,
+    quick = {"epochs": 1, "steps_per_execution": 5, "device": "cpu"}
+    plain, augmented = (
+        Train.model_validate({**params.train.model_dump(), **quick, **changes})
+        for changes in ({}, AUGMENTED)
     )
+    layers, _ = fit(plain, some, nothing, dataset.image_shape)
+    others, _ = fit(augmented, some, nothing, dataset.image_shape)
+    network = build_network(dataset.pixels, plain.hidden_units, plain.activation, dataset.classes)
+    set_layers(network, layers)
+    answers = predict(network, np.asarray(test.images[:IMAGES]), 500)
+    return [digest(weights(layers)), digest([answers]), digest(weights(others))]
+
+
+def weights(layers: Sequence[Layer]) -> list[np.ndarray]:
+    """List the arrays of some layers."""
+    return [array for layer in layers for array in (layer.kernel, layer.bias)]
+
+
+def digest(arrays: Sequence[np.ndarray]) -> str:
+    """SHA-256 of the arrays' bytes, shortened."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
+
+
+def run(name: str) -> list[str]:
+    """Run `train_and_hash` in a process of its own.
+
+    Raises:
+        RuntimeError: it failed; the text has its last line.
+    """
+    command = ["env", *SETTINGS[name], sys.executable, "-m", "checks.portable", "--hash"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise RuntimeError(f"{setting.name}: {result.stderr.strip().splitlines()[-1:]}")
-    return result.stdout.strip()
+        raise RuntimeError(f"{name}: {result.stderr.strip().splitlines()[-1:]}")
+    return result.stdout.split()
 
 
 def main() -> int:
     """Run all settings and print the table."""
     if sys.argv[1:] == ["--hash"]:
-        print(train_and_hash())
+        print(*train_and_hash())
         return 0
     missing = [tool for tool in (QEMU, "taskset") if shutil.which(tool) is None]
     if missing:
@@ -107,22 +122,17 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    print(f"on {processor()}, {os.cpu_count()} cores, {IMAGES:,} images, 1 epoch\n")
-    print(
-        "| setting | weights | probabilities | same | seconds |\n|---|---|---|---|--:|", flush=True
-    )
-    first = ""
-    good = True
-    for setting in SETTINGS:
-        began = time.perf_counter()
-        found = run(setting)
-        first = first or found
-        good = good and found == first
-        weights, answers = found.split()
-        same = "yes" if found == first else "**NO**"
-        seconds = time.perf_counter() - began
-        print(f"| {setting.name} | {weights} | {answers} | {same} | {seconds:.0f} |", flush=True)
-    return 0 if good else 1
+    rows: list[list[str]] = []
+    for name in SETTINGS:
+        print(f"check-portable: {name}", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        found = run(name)
+        same = not rows or found == rows[0][1:4]
+        seconds = f"{time.monotonic() - began:.0f}"
+        rows.append([name, *found, "yes" if same else "**NO**", seconds])
+    print(f"{processor()}, {os.cpu_count()} cores, {IMAGES:,} images, 1 epoch\n")
+    print(table(["setting", "weights", "probabilities", "augmented", "same", "seconds"], rows))
+    return 0 if all(row[4] == "yes" for row in rows) else 1
 
 
 if __name__ == "__main__":

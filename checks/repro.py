@@ -1,195 +1,238 @@
-"""Prove that the committed results come out again: `make check-repro`.
+"""Prove that the committed results are reproducible: `make check-repro`.
 
-Clones HEAD into an empty folder, runs `make` there from nothing (environment, download,
-training, export), and compares every tracked file; dvc.lock among them, and so the hash of
-every output. Where the bits differ, it says loudly which files do and by how much, and accepts
-metrics within `gate.tolerances` of params.yaml, and nothing else. Where they agree, the outputs
-are taken over into this folder, so that they need not be made once more.
+Clones HEAD, runs `make` in the clone from nothing (environment, download, training, export) and
+compares every tracked file, dvc.lock with the hash of every output included. If bits differ, it
+lists what differs and by how much. Accepted are floats in metrics and CSV files that lie within
+`gate.tolerances` of params.yaml, models, and pictures if a metric differs as well; every other
+difference is refused. If all bits are equal, the outputs are copied to this folder's DVC cache.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from checks.common import git, leaves, processor, table
 from pipeline.params import load_params
 
-# Files whose bits depend on arithmetic. Any other tracked file must come out again as it was.
-COMPUTED = ("dvc.lock", "metrics/", "plots/")
+COMPUTED = ("metrics/", "models/", "plots/")  # outputs whose bits depend on rounding
+ABSENT = "absent"
+SHOWN = 10  # differences printed for each file
 
 
 class Difference(NamedTuple):
-    """A value that did not come out again."""
+    """A value that is not reproduced, and how far a float may be off."""
 
     key: str
     committed: Any
     found: Any
-    allowed: float
+    allowed: float = 0.0
 
     @property
     def accepted(self) -> bool:
-        """Whether both are numbers with a fraction, within the tolerance of each other."""
+        """Whether both are floats within the tolerance of each other."""
         values = (self.committed, self.found)
         if not all(isinstance(value, float) for value in values):
             return False
         return abs(self.committed - self.found) <= self.allowed
 
-    def __str__(self) -> str:
-        verdict = f"within {self.allowed:g}" if self.accepted else f"NOT within {self.allowed:g}"
-        return f"{self.key}: committed {self.committed}, found {self.found}: {verdict}"
-
-
-def leaves(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings by their dotted key."""
-    if isinstance(values, Mapping):
-        for name, value in values.items():
-            yield from leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, values
-
 
 def compare(
     committed: Mapping[str, Any], found: Mapping[str, Any], tolerances: Mapping[str, float]
 ) -> list[Difference]:
-    """List the values that differ between two metrics files.
+    """List the leaves that differ between two nested mappings.
 
     Args:
-        committed: as it lies in git.
-        found: as it came out.
-        tolerances: by key; `other` for those not named, 0 where that is not given either.
+        committed: as in git.
+        found: as reproduced.
+        tolerances: by key; `other` for those not listed.
     """
     before, after = dict(leaves(committed)), dict(leaves(found))
+    other = tolerances.get("other", 0.0)
     return [
         Difference(
             key,
-            before.get(key, "nothing"),
-            after.get(key, "nothing"),
-            tolerances.get(key, tolerances.get("other", 0.0)),
+            before.get(key, ABSENT),
+            after.get(key, ABSENT),
+            tolerances.get(key, other),
         )
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
+        if before.get(key, ABSENT) != after.get(key, ABSENT)
     ]
 
 
-def compare_data(committed: Mapping[str, Any], found: Mapping[str, Any]) -> list[Difference]:
-    """List the outputs below data/ whose hash differs between two dvc.lock files.
+def read_json(content: bytes) -> dict[str, Any]:
+    """Read a metrics file."""
+    values: dict[str, Any] = json.loads(content)
+    return values
 
-    No arithmetic with rounding has touched those, so no tolerance holds for them.
+
+def read_csv(content: bytes) -> dict[str, Any]:
+    """Read a table as cells by `column row 1`; floats are cells with a decimal point."""
+    lines = list(csv.reader(content.decode().splitlines()))
+    names = dict(enumerate(lines[0])) if lines else {}
+    return {
+        f"{names.get(column, column)} row {row}": _number(cell)
+        for row, line in enumerate(lines[1:], start=1)
+        for column, cell in enumerate(line)
+    } | {"header": lines[:1]}
+
+
+def _number(cell: str) -> float | str:
+    try:
+        return float(cell) if "." in cell else cell
+    except ValueError:
+        return cell
+
+
+def read_lock(content: bytes) -> dict[str, Any]:
+    """Read dvc.lock without what follows from outputs that depend on rounding."""
+    values: dict[str, Any] = {}
+    for name, stage in yaml.safe_load(content)["stages"].items():
+        files = [*stage.get("deps", []), *stage.get("outs", [])]
+        hashes = {f["path"]: f.get("md5") for f in files if not f["path"].startswith(COMPUTED)}
+        values[name] = {"cmd": stage.get("cmd"), "params": stage.get("params"), **hashes}
+    return values
+
+
+READERS: dict[str, Callable[[bytes], dict[str, Any]]] = {".json": read_json, ".csv": read_csv}
+
+
+def compare_file(
+    name: str, committed: bytes, found: bytes, tolerances: Mapping[str, float]
+) -> list[Difference]:
+    """List how a tracked file differs; for dvc.lock, empty if accepted hashes alone do.
+
+    Raises:
+        ValueError: not a file of its kind.
     """
-
-    def hashes(lock: Mapping[str, Any]) -> dict[str, str]:
-        return {
-            output["path"]: output["md5"]
-            for stage in lock["stages"].values()
-            for output in stage.get("outs", [])
-            if output["path"].startswith("data/")
-        }
-
-    return compare(hashes(committed), hashes(found), {})
+    if name == "dvc.lock":
+        return compare(read_lock(committed), read_lock(found), {})
+    reader = READERS.get(Path(name).suffix) if name.startswith(COMPUTED) else None
+    if reader is None:
+        return [Difference("content", f"{len(committed):,} bytes", f"{len(found):,} bytes")]
+    return compare(reader(committed), reader(found), tolerances)
 
 
-def run(command: list[str], folder: Path, check: bool = True) -> str:
-    """Run a git command and return what it prints."""
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=check)
-    return result.stdout
+def judge(project: Path, changed: list[str], tolerances: Mapping[str, float]) -> bool:
+    """Print how each changed file differs; return whether all of it is accepted.
 
-
-def make(clone: Path) -> None:
-    """Run `make` as a newcomer would, without this environment's settings."""
-    hidden = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VIRTUAL_ENV"}
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    subprocess.run(["make"], cwd=clone, env=environment, check=True)
-
-
-def judge(clone: Path, changed: list[str], tolerances: Mapping[str, float]) -> bool:
-    """Say how each changed file differs, and whether all of that is acceptable."""
-    print(f"check-repro: BITS DIFFER on this processor: {processor()}")
-    good = True
+    Args:
+        project: the reproduced project, in a git repository.
+        changed: tracked files that differ from HEAD, or are new.
+        tolerances: `gate.tolerances` of params.yaml.
+    """
+    rows: list[tuple[object, ...]] = []
+    good, metric_differs, pictures = True, False, []
     for name in changed:
-        print(f"check-repro:   {name}")
-        if not name.startswith(COMPUTED):
+        try:
+            before = git("show", f"HEAD:./{name}", folder=project)
+            found = compare_file(name, before, (project / name).read_bytes(), tolerances)
+        except (OSError, ValueError) as error:
+            rows.append((name, "", "", "", f"REFUSED: {error}"))
             good = False
             continue
-        before, after = run(["git", "show", f"HEAD:{name}"], clone), (clone / name).read_text()
-        if name == "dvc.lock":
-            differences = compare_data(yaml.safe_load(before), yaml.safe_load(after))
-        elif name.endswith(".json"):
-            differences = compare(json.loads(before), json.loads(after), tolerances)
-        else:
-            differences = []
-        for difference in differences:
-            print(f"check-repro:     {difference}")
-        good = good and all(difference.accepted for difference in differences)
+        if name.startswith("plots/") and name.endswith(".png"):
+            pictures.append(name)
+            rows.append((name, *found[0][:3], "picture"))
+            continue
+        metric_differs = metric_differs or name.startswith("metrics/")
+        good = good and all(item.accepted for item in found)
+        for item in found[:SHOWN]:
+            verdict = f"within {item.allowed:g}" if item.accepted else "REFUSED"
+            rows.append((name, *item[:3], verdict))
+        if more := found[SHOWN:]:
+            refused = sum(not item.accepted for item in more)
+            rows.append((name, f"{len(more):,} more", "", "", f"{refused:,} REFUSED"))
+    print(table(("file", "value", "committed", "found", "verdict"), rows))
+    if pictures and not metric_differs:
+        print(f"check-repro: REFUSED: {', '.join(pictures)}: no metric differs")
+        return False
     return good
 
 
-def bring_outputs(clone: Path, root: Path) -> None:
-    """Take over what was made and verified, so that it need not be made here once more."""
+def changed_files(project: Path) -> list[str]:
+    """List the files below a folder that differ from HEAD or are new, relative to it."""
+    prefix = git("rev-parse", "--show-prefix", folder=project).decode().strip()
+    status = git("status", "--porcelain", "-z", "--no-renames", "--", ".", folder=project)
+    entries = [entry for entry in os.fsdecode(status).split("\0") if entry]
+    return [entry[3:].removeprefix(prefix) for entry in entries]
+
+
+def make(project: Path) -> int:
+    """Run `make` as a newcomer would, without this environment's settings."""
+    hidden = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VIRTUAL_ENV", "REV"}
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    return subprocess.run(["make"], cwd=project, env=environment, check=False).returncode
+
+
+def copy_outputs(project: Path, root: Path) -> None:
+    """Copy what was made to this folder, so that it need not be made again."""
+
+    def copy_new(source: str, target: str) -> None:
+        if not Path(target).exists():  # a file of DVC's cache never changes
+            shutil.copy2(source, target)
+
     cache = Path(".dvc/cache/files")
-    if not (clone / cache).is_dir():
-        return
-    shutil.copytree(clone / cache, root / cache, dirs_exist_ok=True, copy_function=copy_new)
-    subprocess.run(["dvc", "checkout", "--quiet"], cwd=root, check=False)
-    print("check-repro: its outputs are in this folder now, too")
+    if (project / cache).is_dir():
+        shutil.copytree(project / cache, root / cache, dirs_exist_ok=True, copy_function=copy_new)
+        subprocess.run(["dvc", "checkout", "--quiet"], cwd=root, check=False)
+        print("check-repro: copied the outputs to this folder")
 
 
-def copy_new(source: str, target: str) -> None:
-    """Copy a file that is not there yet; what DVC's cache holds never changes."""
-    if not Path(target).exists():
-        shutil.copy2(source, target)
+def check(root: Path, scratch: Path) -> bool:
+    """Clone, run `make`, compare; return whether the results are reproduced.
 
-
-def processor() -> str:
-    """Name this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    Raises:
+        ValueError: git or `make` fails; the text is one line.
+    """
+    if git("status", "--porcelain", folder=root):
+        print("check-repro: note: uncommitted changes are not checked")
+    head = git("rev-parse", "--short", "HEAD", folder=root).decode().strip()
+    repository, prefix = (
+        git("rev-parse", option, folder=root).decode().removesuffix("\n")
+        for option in ("--show-toplevel", "--show-prefix")
+    )
+    clone = scratch / "fashion-mlp"
+    print(f"check-repro: cloning {head} to {clone} and running make there", flush=True)
+    git("clone", "--quiet", "--no-hardlinks", repository, str(clone), folder=root)
+    project = clone / prefix
+    if status := make(project):
+        raise ValueError(f"make failed with exit status {status}")
+    if changed := changed_files(project):
+        print(f"check-repro: BITS DIFFER on this processor: {processor()}")
+        good = judge(project, changed, load_params().gate.tolerances)
+        print(f"check-repro: {'accepted' if good else 'refused'}: {len(changed)} files differ")
+        return good
+    tracked = git("ls-files", "-z", folder=project).count(b"\0")
+    lock = yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))
+    outputs = sum(len(stage.get("outs", [])) for stage in lock["stages"].values())
+    print(
+        f"check-repro: all {tracked} tracked files and the hashes of all {outputs} outputs "
+        f"are reproduced bit for bit on {processor()}"
+    )
+    copy_outputs(project, root)
+    return True
 
 
 def main() -> int:
-    """Clone, run, compare; the exit status says whether the results may stand."""
-    root = Path(__file__).resolve().parent.parent
-    if run(["git", "status", "--porcelain"], root):
-        print("check-repro: note: changes that are not committed are not checked")
-    head = run(["git", "rev-parse", "--short", "HEAD"], root).strip()
-    with tempfile.TemporaryDirectory(prefix="fashion-mlp-") as folder:
-        clone = Path(folder) / "fashion-mlp"
-        print(f"check-repro: cloning {head} to {clone} and running make there", flush=True)
-        run(["git", "clone", "--quiet", "--no-hardlinks", str(root), str(clone)], root)
-        try:
-            make(clone)
-        except subprocess.CalledProcessError as error:
-            print(f"check-repro: make failed with exit status {error.returncode}", file=sys.stderr)
-            return 1
-        status = run(["git", "status", "--porcelain"], clone)
-        changed = [line[3:] for line in status.splitlines()]
-        tracked = len(run(["git", "ls-files"], clone).splitlines())
-        lock = yaml.safe_load((clone / "dvc.lock").read_text())
-        outputs = sum(len(stage.get("outs", [])) for stage in lock["stages"].values())
-        if not changed:
-            print(
-                f"check-repro: all {tracked} tracked files and the hashes of all {outputs} outputs "
-                f"came out again, bit for bit, on {processor()}"
-            )
-            bring_outputs(clone, root)
-            return 0
-        if judge(clone, changed, load_params().gate.tolerances):
-            print("check-repro: accepted: all of it lies within gate.tolerances of params.yaml")
-            return 0
-        print("check-repro: refused: more than gate.tolerances of params.yaml allow")
-        return 1
+    """Check; the exit status says whether the results are reproduced."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="fashion-mlp-") as scratch:
+            return 0 if check(Path.cwd(), Path(scratch)) else 1
+    except (ValueError, OSError) as error:
+        print(f"check-repro: error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Show that several workers train what one trains: `make check-workers`.
+"""Check that several workers train what one trains: `make check-workers`.
 
-Trains three epochs of 20,000 prepared images with one worker and with several: on loopback, and
-as root between two hosts that are network namespaces joined by a cable (a veth pair). Kills a
-worker and the chief, hangs a worker, pulls the cable; starts all again. Prints a Markdown table
-(docs/workers.md shows it) and fails where the losses are not within rounding of one worker's, the
-weights differ between workers, another than the chief writes a file, or the others do not end
-within a minute and with one line of error.
+Trains some epochs of the first prepared images with the parameters of preset accurate, on one, two
+and four processes that talk over loopback; kills a worker and the chief, starts both again, and
+stops one. Prints a Markdown table (docs/workers.md shows it). Fails if the losses are not within
+rounding of one worker's, the weights are not the same on all workers, another than the chief
+writes a file, or the others do not end within a minute and with one line of error.
 
-`python -m checks.workers 60000` takes all images.
+    python -m checks.workers [IMAGES [PRESET]]
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,18 @@ from typing import Any
 import numpy as np
 import yaml
 
-from checks.repro import processor
-from checks.sandbox import environment, run
+from checks.common import processor, table
+from checks.sandbox import ROOT, environment
+from pipeline.params import Train
 
-ROOT = Path(__file__).resolve().parent.parent
-IMAGES, EPOCHS = 20_000, 3
-GRADIENTS = 4 * (784 * 800 + 800 + 800 * 10 + 10)  # bytes
-ROUNDING = 1e-5  # of a loss: what another order of adding may change
+IMAGES, VALIDATION, EPOCHS = 20_000, 1_000, 3
+# What another order of adding may change of a loss, by `train.precision`: bfloat16 rounds factors
+# that differ in their last bit of float32 to neighbours 2**-8 apart.
+ROUNDING = {"float32": 1e-5, "bfloat16": 1e-3}
 NOTICED_SECONDS = 60.0
 LONGEST_SECONDS = 300.0
-ADDRESSES = ("10.77.0.1", "10.77.0.2")  # of the two hosts; nobody else sees them
-LOST = r"error: TF_CONFIG: (a worker|worker \d .*) is gone or hangs .* goes on with epoch \d+\n$"
+LOST = r"error: TF_CONFIG: (a worker|worker \d .*) is gone or hangs .* epoch \d+\n$"
+WORKER = "fashion_mlp.training.worker"
 
 
 class Team:
@@ -53,29 +53,12 @@ class Team:
         self.folder, self.data, self.params = folder, data, params
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(
-        self,
-        count: int,
-        prefixes: Sequence[str] = (),
-        hosts: Sequence[str] = (),
-        anew: bool = True,
-        devices: str = "",
-        module: str = "",
-    ) -> None:
-        """Start `count` workers, from nothing if `anew`; 0 is one without TF_CONFIG.
-
-        Args:
-            count: how many.
-            prefixes: what the command of each is put behind.
-            hosts: the address of each.
-            anew: without a restart point.
-            devices: FASHION_MLP_DEVICES, where it is to be set.
-            module: what all run, if not stage train and `worker`.
-        """
+    def start(self, count: int, anew: bool = True) -> None:
+        """Start `count` workers, without a checkpoint if `anew`; 0 is one without TF_CONFIG."""
         self.stop()
         if anew:
             shutil.rmtree(self.folder / "0/.run", ignore_errors=True)
-        cluster = [f"{host}:{free_port()}" for host in hosts or ["127.0.0.1"] * count]
+        addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
         for number in range(count or 1):
             own = self.folder / str(number)
             (own / "data").mkdir(parents=True, exist_ok=True)
@@ -83,14 +66,11 @@ class Team:
             (own / "data/prepared").symlink_to(self.data)
             (own / "params.yaml").write_text(yaml.safe_dump(self.params[number % len(self.params)]))
             task = {"type": "worker", "index": number}
-            config = {"cluster": {"worker": cluster}, "task": task}
-            extra = {"TF_CONFIG": json.dumps(config)} if count else {}
-            extra |= {"FASHION_MLP_DEVICES": devices} if devices else {}
-            prefix = prefixes[number].split() if prefixes else []
-            role = "worker" if number else "stages.train"
+            config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+            extra = {"TF_CONFIG": config} if count else {}
             with (self.folder / f"{number}.log").open("wb") as log:
                 process = subprocess.Popen(
-                    [*prefix, sys.executable, "-m", module or role],
+                    [sys.executable, "-m", WORKER if number else "stages.train"],
                     cwd=own,
                     env={**environment(), "PYTHONPATH": str(ROOT), **extra},
                     stdout=log,
@@ -122,10 +102,10 @@ class Team:
                 for number in numbers
             ]
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"still at work after {seconds:.0f} s") from None
+            raise RuntimeError(f"still running after {seconds:.0f} s") from None
 
     def hashes(self) -> set[str]:
-        """Wait for all to end well; return the weights' hashes that they say.
+        """Wait for all to succeed; return the hashes of weights that they print.
 
         Raises:
             RuntimeError: one failed, or one that is not the chief wrote a file.
@@ -136,22 +116,23 @@ class Team:
                 raise RuntimeError(f"worker {number}: status {status}: {self.printed(number)}")
             if number and (found := set(files(self.folder / str(number))) - {"params.yaml"}):
                 raise RuntimeError(f"worker {number} wrote {found}")
-        texts = [re.findall(r"weights (\w+), alike on all", self.printed(i)) for i in numbers]
-        return {said for found in texts for said in found}
+        texts = [re.findall(r"weights (\w+), the same on all", self.printed(i)) for i in numbers]
+        return {name for found in texts for name in found}
 
-    def next_point(self) -> float:
-        """Wait for the chief's next restart point; return when it was written, s.
+    def next_checkpoint(self) -> float:
+        """Wait for the chief's next checkpoint; return when it was written, s.
 
         Raises:
             RuntimeError: the chief ended.
         """
-        path = self.folder / "0/.run/train.npz"
         began = time.time()
-        while not (path.exists() and path.stat().st_mtime > began):
+        while True:
+            for path in (self.folder / "0/.run").glob("checkpoint*"):
+                if (written := path.stat().st_mtime) > began:
+                    return written
             if self.processes[0].poll() is not None:
                 raise RuntimeError(f"the chief ended: {self.printed(0)}")
             time.sleep(0.01)
-        return path.stat().st_mtime
 
     def losses(self) -> np.ndarray:
         """Read the loss of each epoch, float64 (epochs,)."""
@@ -159,7 +140,7 @@ class Team:
 
 
 def files(folder: Path) -> Iterator[str]:
-    """Name the files in a folder; what a link leads to is not in it."""
+    """Name the files in a folder, but not the data that a link in it leads to."""
     for path in folder.rglob("*"):
         if path.is_file() and "prepared" not in path.parts:
             yield str(path.relative_to(folder))
@@ -173,12 +154,12 @@ def free_port() -> int:
 
 
 def time_to_errors(team: Team, survivors: Sequence[int], fault: Callable[[], object]) -> float:
-    """Do harm in the second epoch; return the seconds until all survivors have said so.
+    """Cause a fault in the second epoch; return the seconds until all survivors have reported it.
 
     Raises:
-        RuntimeError: one did not.
+        RuntimeError: one did not, or not in one line of error.
     """
-    team.next_point()
+    team.next_checkpoint()
     began = time.monotonic()
     fault()
     statuses = team.wait(survivors, NOTICED_SECONDS)
@@ -190,161 +171,101 @@ def time_to_errors(team: Team, survivors: Sequence[int], fault: Callable[[], obj
     return seconds
 
 
-@contextmanager
-def two_hosts() -> Iterator[list[str]]:
-    """Make two network namespaces with a cable between; yield what runs a command in each."""
-    names = [f"fmlp{os.getpid()}{end}" for end in "ab"]
-    try:
-        for name in names:
-            run(f"ip netns add {name}", ROOT)
-        ends = f"eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}"
-        run(f"ip link add {ends}", ROOT)
-        for name, address in zip(names, ADDRESSES, strict=True):
-            run(f"ip -n {name} address add {address}/24 dev eth0", ROOT)
-            run(f"ip -n {name} link set eth0 up", ROOT)
-            run(f"ip -n {name} link set lo up", ROOT)
-        yield [f"ip netns exec {name}" for name in names]
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-
-
-def prepare(folder: Path, images: int) -> Team:
-    """Take the project's parameters and the first images of its prepared data."""
+def prepare(folder: Path, images: int, preset: str) -> Team:
+    """Take a preset's training and the first images of the prepared data."""
     data = folder / "prepared"
     data.mkdir()
-    for name, count in (("train", images), ("validation", 0)):
+    parts = {"train": slice(images), "validation": slice(images, images + VALIDATION)}
+    for name, part in parts.items():
         for kind in ("images", "labels"):
             array = np.load(f"data/prepared/train_{kind}.npy", "r", allow_pickle=False)
-            np.save(data / f"{name}_{kind}.npy", array[:count], allow_pickle=False)
+            np.save(data / f"{name}_{kind}.npy", array[part], allow_pickle=False)
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["train"] |= {"epochs": EPOCHS, "steps_per_execution": 100}
+    changes = yaml.safe_load(Path(f"presets/{preset}.yaml").read_text(encoding="utf-8"))["train"]
+    train = Train.model_validate({**changes, "epochs": EPOCHS})
+    params["train"] = train.model_dump(mode="json")
     return Team(folder / "team", data, params)
 
 
-class Table:
-    """A Markdown table, row by row, and whether all was good."""
+class Trials:
+    """The rows of the table."""
 
     def __init__(self, team: Team) -> None:
-        """Print the head."""
+        """Compare trainings with one worker's."""
         self.team, self.good = team, True
-        self.alone = np.empty(0)  # losses of one worker
-        self.steps = len(np.load(team.data / "train_labels.npy", "r", allow_pickle=False))
-        self.steps //= team.params[0]["train"]["batch_size"]
-        print("| tried | ms a step | outcome |\n|---|--:|---|", flush=True)
+        self.rows: list[tuple[str, str, str]] = []
+        self.train_section = team.params[0]["train"]
+        self.alone: dict[str, np.ndarray] = {}  # losses of one worker, by precision
+        labels = np.load(team.data / "train_labels.npy", "r", allow_pickle=False)
+        self.steps = len(labels) // self.train_section["batch_size"]
 
-    def row(self, tried: str, attempt: Callable[[], tuple[str, str]]) -> None:
-        """Print what came of it; a RuntimeError is a failure."""
+    def add(self, tried: str, trial: Callable[[], tuple[str, str]]) -> None:
+        """Add a row; a RuntimeError is a failure."""
+        print(f"check-workers: {tried}", file=sys.stderr, flush=True)
         try:
-            figure, outcome = attempt()
+            step, outcome = trial()
         except RuntimeError as error:
-            self.good, figure, outcome = False, "", f"**FAILED**: {str(error).strip()[-500:]}"
+            reason = " ".join(str(error).split())[-500:]
+            self.good, step, outcome = False, "", f"**FAILED**: {reason}"
         finally:
             self.team.stop()
-        print(f"| {tried} | {figure} | {outcome} |", flush=True)
+        self.rows.append((tried, step, outcome))
 
-    def train(self, count: int, **options: Any) -> tuple[str, str]:
-        """Train to the end; hold losses and weights against one worker's and each other's."""
-        self.team.start(count, **options)
-        seconds = -self.team.next_point() + self.team.next_point()
+    def train(self, count: int) -> tuple[str, str]:
+        """Train to the end and compare."""
+        self.team.start(count)
+        seconds = -self.team.next_checkpoint() + self.team.next_checkpoint()
         return f"{1000 * seconds / self.steps:.1f}", self.compare()
 
     def compare(self) -> str:
-        """Wait for the end of a training; say how it compares with one worker's."""
+        """Wait for the end of a training; compare losses with one worker's, weights by hash."""
         hashes, losses = self.team.hashes(), self.team.losses()
-        if not len(self.alone):
-            self.alone = losses
+        precision = self.train_section["precision"]
+        if precision not in self.alone:
+            self.alone[precision] = losses
             return "losses " + ", ".join(f"{loss:.6f}" for loss in losses)
-        largest = np.abs(losses - self.alone).max()
-        if largest > ROUNDING or len(hashes) != 1:
-            raise RuntimeError(f"losses {losses} for {self.alone}; weights {hashes}")
+        alone = self.alone[precision]
+        largest = np.abs(losses - alone).max()
+        if largest > ROUNDING[precision] or len(hashes) != 1:
+            raise RuntimeError(f"losses {losses}, one worker's {alone}; weights {hashes}")
         return f"losses within {largest:.0e} of one worker's; all have weights {min(hashes)}"
 
-    def exchange(self, **options: Any) -> tuple[str, str]:
-        """Exchange gradients and nothing else between two; say how fast."""
-        self.team.start(2, module="checks.exchange", **options)
-        if any(self.team.wait([0, 1])):
-            raise RuntimeError(self.team.printed(0))
-        (milliseconds,) = re.findall(r"([\d.]+) ms a step", self.team.printed(0))
-        rate = GRADIENTS / float(milliseconds) / 1000
-        return milliseconds, f"{GRADIENTS:,} bytes a step, each way: {rate:.0f} MB/s"
+    def resume(self) -> tuple[str, str]:
+        """Start two workers again after one was killed."""
+        self.team.start(2, anew=False)
+        outcome = self.compare()
+        (epoch,) = re.findall(r"resuming after epoch (\d)", self.team.printed(0)) or ["**0**"]
+        return "", f"resumed after epoch {epoch}; {outcome}"
 
-    def harm(self, survivor: int, fault: Callable[[], object]) -> tuple[str, str]:
-        """Do harm to two workers at work; say how long the survivor took to say so and end."""
-        seconds = time_to_errors(self.team, [survivor], fault)
-        return "", f"worker {survivor} ends with one line of error after {seconds:.1f} s"
+    def lose(self, lost: int, how: signal.Signals) -> tuple[str, str]:
+        """Send a signal to one of two workers; time how long the other takes to end."""
+        self.team.start(2)
+        process = self.team.processes[lost]
+        seconds = time_to_errors(self.team, [1 - lost], lambda: process.send_signal(how))
+        return "", f"worker {1 - lost} ends with one line of error after {seconds:.1f} s"
 
 
 def main() -> int:
     """Try everything and print the table."""
     images = int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras"))
-    print(
-        f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {libraries};"
-    )
-    print(f"{images:,} images, {EPOCHS} epochs; each row once\n")
+    preset = sys.argv[2] if len(sys.argv) > 2 else "accurate"
     with tempfile.TemporaryDirectory() as folder:
-        team = prepare(Path(folder), images)
-        table = Table(team)
-        try:
-            on_this_host(table)
-            on_two_hosts(table)
-        finally:
-            team.stop()
-    return 0 if table.good else 1
-
-
-def on_this_host(table: Table) -> None:
-    """Try workers that talk over loopback."""
-    team = table.team
-    table.row("one worker, no TF_CONFIG", lambda: table.train(0))
-    table.row("one worker, two devices", lambda: table.train(0, devices="cpu:2"))
-    table.row("two workers", lambda: table.train(2))
-    table.row("four workers", lambda: table.train(4))
-    table.row("two workers, the exchange of gradients alone", table.exchange)
-
-    def kill(number: int) -> tuple[str, str]:
-        team.start(2)
-        return table.harm(1 - number, lambda: team.processes[number].kill())
-
-    def again() -> tuple[str, str]:
-        team.start(2, anew=False)
-        outcome = table.compare()
-        (epoch,) = re.findall(r"going on after epoch (\d)", team.printed(0)) or ["**0**"]
-        return "", f"went on after epoch {epoch}; {outcome}"
-
-    def hang() -> tuple[str, str]:
-        team.start(2)
-        return table.harm(0, lambda: team.processes[1].send_signal(signal.SIGSTOP))
-
-    table.row("worker 0 of two killed", lambda: kill(0))
-    table.row("worker 1 of two killed", lambda: kill(1))
-    table.row("both started again", again)
-    table.row("worker 1 of two stopped (SIGSTOP)", hang)
-
-
-def on_two_hosts(table: Table) -> None:
-    """Try two network namespaces; without root or iproute2, a row says that it was not tried."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        print("| two hosts | | not tried: needs root and iproute2 (`apt-get install iproute2`) |")
-        return
-    with two_hosts() as prefixes:
-        first, _ = prefixes
-        cut = f"ip -n {first.split()[-1]} link set eth0 down"
-
-        def pull() -> tuple[str, str]:
-            table.team.start(2, prefixes, ADDRESSES)
-            return table.harm(1, lambda: run(cut, ROOT))
-
-        table.row(
-            "two hosts, a worker on each",
-            lambda: table.train(2, prefixes=prefixes, hosts=ADDRESSES),
-        )
-        table.row(
-            "two hosts, the exchange of gradients alone",
-            lambda: table.exchange(prefixes=prefixes, hosts=ADDRESSES),
-        )
-        table.row("the cable between two hosts pulled", pull)
+        trials = Trials(prepare(Path(folder), images, preset))
+        precisions = dict.fromkeys([trials.train_section["precision"], "float32"])
+        for precision in precisions:
+            trials.train_section["precision"] = precision
+            for count, name in ((0, "one worker"), (2, "two workers"), (4, "four workers")):
+                trials.add(f"{name}, {precision}", partial(trials.train, count))
+        trials.add("worker 0 of two killed", lambda: trials.lose(0, signal.SIGKILL))
+        trials.add("worker 1 of two killed", lambda: trials.lose(1, signal.SIGKILL))
+        trials.add("both started again", trials.resume)
+        trials.add("worker 1 of two stopped (SIGSTOP)", lambda: trials.lose(1, signal.SIGSTOP))
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras"))
+    python = f"Python {platform.python_version()}"
+    print(f"{processor()}, {os.cpu_count()} cores, {python}, {libraries}; preset {preset},")
+    print(f"{images:,} images, {EPOCHS} epochs; each row once\n")
+    print(table(("tried", "ms a step", "outcome"), trials.rows))
+    return 0 if trials.good else 1
 
 
 if __name__ == "__main__":

@@ -1,327 +1,367 @@
+"""The training loop, the optimizer, and stage train."""
+
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import pytest
-from fashion_mlp.training.checkpoint import Restart
+import yaml
 
 from fashion_mlp.data.arrays import Split, load_split
-from pipeline.params import Optimizer, Train, check_params
+from pipeline.checkpoint import Checkpoint
+from pipeline.params import Optimizer, Train
+from stages import preprocess
 from stages import train as stage
-from stages.train import history_csv, learn, make_optimizer, metrics, network_shape
-from tests.conftest import CLASSES, HEIGHT, WIDTH, edited, real_values, snapshot
+from tests.conftest import CLASSES, HEIGHT, WIDTH, Data, small_values, snapshot
+from tests.oracle import DEPTHS, forward
 
 pytestmark = pytest.mark.usefixtures("engine")
 
-PIXELS = HEIGHT * WIDTH
-# 300 images in batches of 70: the last batch of an epoch has 20.
-SETTINGS = {
-    "train.hidden_units": 16,
-    "train.batch_size": 70,
-    "train.epochs": 2,
-    "train.steps_per_execution": 3,
-    "train.optimizer.learning_rate": 0.1,
-}
+PIXELS, SHAPE = HEIGHT * WIDTH, (HEIGHT, WIDTH)
+OF = {"parameters": "these"}
+# They change the speed alone (but for a GPU's own rounding): all other parameters change weights.
+SPEED = {"steps_per_execution", "device"}
 
 
-def settings(**changes: Any) -> Train:
-    return check_params(edited(real_values(), SETTINGS | changes)).train
+def settings(
+    class_name: str = "SGD", config: dict[str, Any] | None = None, **changes: Any
+) -> Train:
+    """Small trainings: six batches of 50 an epoch."""
+    optimizer = Optimizer(class_name=class_name, config={"learning_rate": 0.1} | (config or {}))  # type: ignore[arg-type]
+    small: dict[str, Any] = {"hidden_units": [16], "batch_size": 50, "epochs": 2}
+    return Train(**(small | {"steps_per_execution": 3, "optimizer": optimizer} | changes))
 
 
-def empty() -> Split:
-    return Split(np.empty((0, PIXELS), np.float32), np.empty((0, CLASSES), np.float32))
+def fit(params: Train, split: Split, **options: Any) -> tuple[Any, Any]:
+    from fashion_mlp.training.loop import fit
+
+    nothing = Split(split.images[:0], split.labels[:0])
+    return fit(params, split, options.pop("validation", nothing), SHAPE, **options)
 
 
-def initial_weights(params: Train, split: Split) -> list[np.ndarray]:
+def bits(layers: Any) -> list[bytes]:
+    return [array.tobytes() for layer in layers for array in layer[:2]]
+
+
+@pytest.fixture(scope="module")
+def split(finished_folder: Path) -> Split:
+    return load_split("train", PIXELS, CLASSES, finished_folder / "data/prepared")
+
+
+@pytest.fixture(scope="module")
+def paper(split: Split) -> Any:
+    """Layers after the paper's kind of training, small."""
+    return fit(settings(), split)[0]
+
+
+def initial(params: Train) -> Any:
     import keras
 
     from fashion_mlp.network.model import build_network
 
     keras.utils.set_random_seed(params.seed)
-    return list(build_network(*network_shape(params, split)).get_weights())
+    return build_network(PIXELS, params.hidden_units, params.activation, CLASSES)
 
 
 def batches(params: Train, split: Split) -> Iterator[np.ndarray]:
     """Yield the image numbers of each batch of the training, in order."""
-    from fashion_mlp.network.model import shuffled_batches
+    from fashion_mlp.training.batches import shuffled_batches
 
-    images, left = len(split.images), params.epochs * len(split.images)
-    for table in shuffled_batches(images, params.batch_size, 1, params.seed):
-        yield table[0]
-        left -= table.size
-        if not left:
-            return
+    for epoch in range(params.epochs):
+        for block in shuffled_batches(len(split.images), params.batch_size, 1, params.seed, epoch):
+            yield block[0]
 
 
-def numpy_sgd(params: Train, split: Split) -> list[np.ndarray]:
-    """Train by stochastic gradient descent in float64, the gradients derived by hand."""
-    w1, b1, w2, b2 = (w.astype(np.float64) for w in initial_weights(params, split))
+def by_hand(params: Train, split: Split) -> Any:
+    """Train with gradients derived by hand, float64; Keras' optimizer applies them, one by one.
+
+    Each time a new one that is given the last one's variables: it remembers nothing else, so that
+    a checkpoint need not.
+    """
+    from fashion_mlp.network.model import layers_of
+    from fashion_mlp.training.optimizer import make_optimizer
+
+    network = initial(params)
+    kept: list[np.ndarray] = []
     for rows in batches(params, split):
-        x, y = split.images[rows].astype(np.float64), split.labels[rows]
-        hidden = np.maximum(x @ w1 + b1, 0)
-        powers = np.exp(hidden @ w2 + b2)
-        by_logits = (powers / powers.sum(axis=1, keepdims=True) - y) / len(rows)
-        by_hidden = by_logits @ w2.T * (hidden > 0)
-        steps = (x.T @ by_hidden, by_hidden.sum(0), hidden.T @ by_logits, by_logits.sum(0))
-        for weight, step in zip((w1, b1, w2, b2), steps, strict=True):
-            weight -= params.optimizer.learning_rate * step
-    return [w1, b1, w2, b2]
+        optimizer = make_optimizer(
+            params.optimizer.class_name, params.optimizer.config.model_dump()
+        )
+        optimizer.build(network.trainable_variables)
+        for variable, value in zip(optimizer.variables, kept, strict=False):
+            variable.assign(value)
+        layers, values = layers_of(network), [split.images[rows].astype(np.float64)]
+        for layer in layers[:-1]:
+            values.append(np.maximum(values[-1] @ layer.kernel + layer.bias, 0))
+        upstream = (forward(layers, values[0]) - split.labels[rows]) / len(rows)
+        gradients: list[np.ndarray] = []
+        for layer, value in zip(reversed(layers), reversed(values), strict=True):
+            gradients = [value.T @ upstream, upstream.sum(axis=0), *gradients]
+            upstream = upstream @ layer.kernel.T * (value > 0)
+        optimizer.apply([one.astype(np.float32) for one in gradients], network.trainable_variables)
+        kept = [variable.numpy() for variable in optimizer.variables]
+    return layers_of(network)
 
 
-@pytest.fixture(scope="module")
-def paper(finished_folder: Path) -> list[np.ndarray]:
-    """Weights after the paper's kind of training, small."""
-    split = load_split("train", PIXELS, CLASSES, finished_folder / "data/prepared")
-    return list(learn(settings(), split, empty(), [])[0].get_weights())
+def assert_close(got: Any, expected: Any, what: str = "", close: float = 1e-6) -> None:
+    for ours, theirs in zip(got, expected, strict=True):
+        for array, wanted in zip(ours[:2], theirs[:2], strict=True):
+            np.testing.assert_allclose(array, wanted, rtol=0, atol=close, err_msg=what)
 
 
-def test_learn_takes_the_steps_that_numpy_takes(
-    paper: list[np.ndarray], train_split: Split
-) -> None:
-    params = settings()
-    before = initial_weights(params, train_split)
-    for got, expected, start in zip(paper, numpy_sgd(params, train_split), before, strict=True):
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
-        assert np.abs(got - start).max() > 1e-3  # it did learn
+@pytest.mark.parametrize("hidden_units", DEPTHS, ids=str)
+def test_fit_takes_the_steps_that_numpy_takes(hidden_units: list[int], split: Split) -> None:
+    from fashion_mlp.network.model import layers_of
+
+    params = settings(hidden_units=hidden_units, batch_size=70)  # the last batch has 20 images
+    layers, history = fit(params, split)
+    assert_close(layers, by_hand(params, split))
+    moved = [
+        np.abs(a[0] - b[0]).max() for a, b in zip(layers, layers_of(initial(params)), strict=True)
+    ]
+    assert min(moved) > 1e-3  # it did learn
+    assert history["loss"][1] < history["loss"][0]
 
 
-OPTIMIZERS: list[dict[str, Any]] = [
-    {"name": "SGD", "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
-    {"name": "AdamW", "learning_rate": 0.01, "weight_decay": 0.1},
-    {"name": "Adam", "learning_rate": 0.01, "ema_momentum": 0.9},
-    {"name": "RMSprop", "learning_rate": 0.01, "momentum": 0.5},
-]
+def test_fit_trains_with_every_optimizer_of_keras(split: Split) -> None:
+    from fashion_mlp.training.optimizer import optimizers
+
+    for name in optimizers():
+        params = settings(name, {"learning_rate": 0.01}, hidden_units=[])
+        # Muon's products are bfloat16: a rounding shows.
+        assert_close(fit(params, split)[0], by_hand(params, split), name, 1e-4)
 
 
-@pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda options: options["name"])
-def test_learn_takes_the_steps_that_keras_fit_takes(
-    train_split: Split, options: dict[str, Any]
-) -> None:
+def interrupted(path: Path) -> dict[str, Any]:
+    """Have `fit` leave at `path` what a run has that was killed in its second epoch."""
+    checkpoint = Checkpoint(path.with_suffix(".whole"), OF)
+
+    def copy(logs: Any) -> None:
+        if checkpoint.epochs == 1:
+            shutil.copy(path.with_suffix(".whole"), path)
+
+    return {"checkpoint": checkpoint, "on_epoch": copy}
+
+
+def changed(name: str) -> Any:
+    """Derive from the schema another value of a parameter than the one in `settings`."""
+    annotation, now = Train.model_fields[name].annotation, getattr(settings(), name)
+    if get_args(annotation) and get_origin(annotation) is not list:
+        return next(value for value in get_args(annotation) if value != now)
+    kinds = {bool: True, int: 3, float: 0.5, Optimizer: Optimizer(class_name="Adam")}
+    return kinds.get(annotation, [16, 8])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", [name for name in Train.model_fields if name not in SPEED])
+def test_fit_heeds_each_parameter(name: str, paper: Any, split: Split) -> None:
+    layers, _ = fit(settings(**{name: changed(name)}), split)
+    assert bits(layers) != bits(paper)
+    assert all(array.dtype == np.float32 for layer in layers for array in layer[:2])
+
+
+def test_fit_resumes_with_the_same_bits(split: Split, tmp_path: Path) -> None:
+    params = settings(**{name: changed(name) for name in Train.model_fields if name not in SPEED})
+    layers, history = fit(params, split, **interrupted(tmp_path / "checkpoint"))
+    checkpoint = Checkpoint(tmp_path / "checkpoint", OF)
+    assert checkpoint.epochs == 1
+    resumed, same = fit(params, split, checkpoint=checkpoint)
+    assert (bits(resumed), same) == (bits(layers), history)
+
+
+KERAS: dict[str, Train] = {
+    "SGD": settings("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    "scaled loss": settings("SGD", {"loss_scale_factor": 8.0, "global_clipnorm": 0.5}),
+    "averaged": settings(
+        "Adam",
+        {"learning_rate": 0.01, "beta_1": 0.0, "use_ema": True, "ema_momentum": 0.9},
+        hidden_units=[16, 8],
+        standardize=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("params", KERAS.values(), ids=KERAS)
+def test_fit_gives_what_keras_fit_gives(params: Train, split: Split) -> None:
+    """Averaged weights are what SwapEMAWeights validates with, too."""
     import keras
     import tensorflow as tf
 
-    from fashion_mlp.network.model import build_network
+    from fashion_mlp.training.layers import pixel_moments
+    from fashion_mlp.training.optimizer import make_optimizer
 
-    params = settings(**{f"train.optimizer.{key}": value for key, value in options.items()})
-    network, history = learn(params, train_split, train_split, [])
-    keras.utils.set_random_seed(params.seed)
-    peer = build_network(*network_shape(params, train_split))
-    peer.compile(loss=params.loss, optimizer=make_optimizer(params.optimizer), metrics=["accuracy"])
-    numbers = list(batches(params, train_split))
-    images, labels = (np.array(array) for array in train_split)
+    layers, history = fit(params, split, validation=split)
+    peer = initial(params)
+    if params.standardize:
+        mean, variance = pixel_moments(split.images)
+        normalize = keras.layers.Normalization(mean=mean, variance=variance)
+        peer = keras.Sequential([keras.Input((PIXELS,)), normalize, *peer.layers])
+    config = params.optimizer.config.model_dump()
+    optimizer = make_optimizer(params.optimizer.class_name, config)
+    peer.compile(loss=params.loss, optimizer=optimizer, metrics=["accuracy"])
+    order = np.concatenate(list(batches(params, split)))
     logs = peer.fit(
-        tf.data.Dataset.from_generator(
-            lambda: ((images[rows], labels[rows]) for rows in numbers),
-            output_signature=(
-                tf.TensorSpec((None, PIXELS), tf.float32),
-                tf.TensorSpec((None, CLASSES), tf.float32),
-            ),
-        ),
+        tf.data.Dataset.from_tensor_slices((split.images[order], split.labels[order])).batch(50),
         epochs=params.epochs,
-        steps_per_epoch=len(numbers) // params.epochs,
-        shuffle=False,
-        validation_data=(images, labels),
+        steps_per_epoch=6,
+        validation_data=(np.array(split.images), np.array(split.labels)),
+        callbacks=[keras.callbacks.SwapEMAWeights()] if "use_ema" in config else [],
         verbose=0,
     ).history
-    for got, expected in zip(network.get_weights(), peer.get_weights(), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
-    assert set(history) == set(logs) == {"loss", "accuracy", "val_loss", "val_accuracy"}
-    for key in logs:
-        assert history[key] == pytest.approx(logs[key], abs=1e-5)
+    expected = peer.predict(np.array(split.images), verbose=0)
+    np.testing.assert_allclose(forward(layers, split.images), expected, rtol=0, atol=1e-5)
+    assert list(history) == ["loss", "accuracy", "validation_loss", "validation_accuracy"]
+    for key, values in history.items():
+        assert values == pytest.approx(logs[key.replace("validation", "val")], abs=1e-5)
 
 
-def bits(weights: list[np.ndarray]) -> list[bytes]:
-    return [weight.tobytes() for weight in weights]
-
-
-@pytest.mark.parametrize("steps", [1, 100])
-def test_learn_gives_the_same_bits_for_any_steps_per_execution(
-    paper: list[np.ndarray], train_split: Split, steps: int
+def test_fit_gives_the_same_bits_whatever_concerns_the_speed_alone(
+    paper: Any, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = settings(**{"train.steps_per_execution": steps})
-    network, _ = learn(params, train_split, empty(), [])
-    assert bits(network.get_weights()) == bits(paper)
+    from fashion_mlp.training import loop
+
+    traced, real = [], loop.TrainingStep._run
+
+    def counting(self: Any, *tensors: Any) -> None:
+        traced.append(tensors)
+        real(self, *tensors)
+
+    monkeypatch.setattr(loop.TrainingStep, "_run", counting)
+    for steps in (1, 100):
+        assert bits(fit(settings(steps_per_execution=steps), split)[0]) == bits(paper)
+    assert len(traced) == 2  # once a training
+    monkeypatch.setattr(loop, "memory_limit", lambda: split.images.nbytes)  # read from the file
+    assert bits(fit(settings(), split)[0]) == bits(paper)
 
 
-def test_learn_from_the_file_gives_the_same_bits_as_from_memory(
-    paper: list[np.ndarray], train_split: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stage, "memory_limit", lambda: train_split.images.nbytes)
-    network, _ = learn(settings(), train_split, empty(), [])
-    assert bits(network.get_weights()) == bits(paper)
+def test_fit_in_bfloat16_ends_near_float32(paper: Any, split: Split) -> None:
+    assert_close(fit(settings(precision="bfloat16"), split)[0], paper, close=1e-2)
 
 
-def test_learn_has_its_step_traced_once(
-    train_split: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fashion_mlp.network.model import Trainer
+def test_dropout_drops_a_share_keeps_the_mean_and_is_drawn_in_parts_as_in_the_whole() -> None:
+    """Hidden units that all give 1, each of which shows in an output of its own."""
+    import tensorflow as tf
 
-    traced, real = [], Trainer.train_step
+    from fashion_mlp.training.augmentation import Augmentation
+    from fashion_mlp.training.batches import Part
+    from fashion_mlp.training.layers import build_training_model
+    from fashion_mlp.training.loop import TrainingStep
 
-    def counting(self: Trainer, table: Any) -> Any:
-        traced.append(table.shape)
-        return real(self, table)
+    units = 40
+    model = build_training_model(1, [units, units], "relu", units)
+    one, eye = np.ones(units), np.eye(units)
+    model.set_weights([np.zeros((1, units)), one, eye * 0, one, eye, one * 0])
+    nothing = Augmentation(1, (1, 1), False, 0.0, 0.0)
+    step = TrainingStep(model, None, Train(seed=1, dropout=0.3), nothing, None)
 
-    monkeypatch.setattr(Trainer, "train_step", counting)
-    params = settings(**{"train.batch_size": 10, "train.steps_per_execution": 1, "train.epochs": 2})
-    tens = Split(*(array[:100] for array in train_split))  # batches of one size
-    learn(params, tens, empty(), [])
-    assert len(traced) == 1
+    def drawn(number: int, workers: int = 1) -> np.ndarray:
+        parts = [Part.of(41, worker, workers) for worker in range(workers)]
+        run = tf.function(
+            lambda: [
+                step.forward(tf.ones((len(p.places()), 1)), tf.constant(number, tf.int64), p)
+                for p in parts
+            ],
+            jit_compile=True,
+        )
+        logits = np.log(np.concatenate(run()))
+        return logits - logits.min(axis=1, keepdims=True)
+
+    first = drawn(1)
+    assert np.unique(first.round(4)) == pytest.approx([0, 1 / 0.7], abs=1e-4)
+    assert (first < 0.5).mean() == pytest.approx(0.3, abs=0.05)
+    for workers in (2, 4):
+        np.testing.assert_allclose(drawn(1, workers), first, atol=1e-5)
+    assert np.abs(drawn(2) - first).max() > 1
 
 
-@pytest.mark.parametrize("resident", [True, False])
-def test_tables_do_without_the_tuner_for_which_the_end_would_wait(
-    train_split: Split, resident: bool
-) -> None:
-    made = stage.tables(train_split, resident, 10, 3, 1, 0)
-    assert made.options().autotune.enabled is False
+def test_fit_says_where_the_loss_is_no_number(split: Split) -> None:
+    with pytest.raises(ValueError, match=r"^epoch 1: the loss is (nan|inf); nothing was written; "):
+        fit(settings(config={"learning_rate": 1e30}), split)
 
 
 def test_memory_limit_is_the_lowest_that_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from fashion_mlp.training import loop
+
     limit, unlimited = tmp_path / "limit", tmp_path / "unlimited"
     limit.write_text("123456\n")
     unlimited.write_text("max\n")
-    monkeypatch.setattr(stage, "CGROUP_LIMITS", (unlimited, tmp_path / "missing"))
-    assert stage.memory_limit() > 1e9
-    monkeypatch.setattr(stage, "CGROUP_LIMITS", (unlimited, tmp_path / "missing", limit))
-    assert stage.memory_limit() == 123456
-
-
-def test_learn_in_bfloat16_ends_near_float32(paper: list[np.ndarray], train_split: Split) -> None:
-    network, _ = learn(settings(**{"train.precision": "bfloat16"}), train_split, empty(), [])
-    assert bits(network.get_weights()) != bits(paper)
-    for got, expected in zip(network.get_weights(), paper, strict=True):
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-2)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("dropout", 0.5),
-        ("flip", True),
-        ("mixup", 0.5),
-        ("warp", 1.5),
-        ("standardize", True),
-        ("optimizer.schedule", "cosine"),
-        ("optimizer.ema_momentum", 0.9),
-    ],
-)
-def test_learn_heeds_each_knob_and_goes_on_after_a_kill_with_the_same_bits(
-    paper: list[np.ndarray], train_split: Split, tmp_path: Path, key: str, value: object
-) -> None:
-    import keras
-
-    from fashion_mlp.network.model import learnt_weights
-
-    params = settings(**{f"train.{key}": value})
-    shape = (HEIGHT, WIDTH)
-    learner, _ = learn(params, train_split, empty(), [], None, shape)
-    expected = bits(learnt_weights(learner))
-    assert expected != bits(paper)
-
-    def stop(epoch: int, logs: Any) -> None:
-        if epoch == 1:
-            raise RuntimeError("stopped")
-
-    killer = keras.callbacks.LambdaCallback(on_epoch_begin=stop)
-    restart = Restart(tmp_path / "train.npz", {"of": "this"})
-    with pytest.raises(RuntimeError, match="stopped"):
-        learn(params, train_split, empty(), [killer], restart, shape)
-    restart = Restart(tmp_path / "train.npz", {"of": "this"})
-    assert restart.epochs == 1
-    learner, _ = learn(params, train_split, empty(), [], restart, shape)
-    assert bits(learnt_weights(learner)) == expected
-
-
-def test_pixel_moments_are_numpys(train_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "CHUNK", 70)
-    mean, variance = stage.pixel_moments(train_split.images)
-    np.testing.assert_allclose(mean, train_split.images.mean(axis=0), rtol=1e-5)
-    expected = train_split.images.var(axis=0) + stage.PIXEL_NOISE**2
-    np.testing.assert_allclose(variance, expected, rtol=1e-4)
+    monkeypatch.setattr(loop, "CGROUP_LIMITS", (unlimited, tmp_path / "missing"))
+    assert loop.memory_limit() > 1e9
+    monkeypatch.setattr(loop, "CGROUP_LIMITS", (unlimited, tmp_path / "missing", limit))
+    assert loop.memory_limit() == 123456
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 0.1), ("cosine", 0.0)])
 def test_make_optimizer_follows_the_schedule(schedule: str, last: float) -> None:
-    params = settings(**{"train.optimizer.schedule": schedule})
-    optimizer = make_optimizer(params.optimizer, 100)
+    from fashion_mlp.training.optimizer import make_optimizer
+
+    optimizer = make_optimizer("SGD", {"learning_rate": 0.1}, schedule, 100)
     assert float(optimizer.learning_rate) == pytest.approx(0.1)
     optimizer.iterations.assign(100)
     assert float(optimizer.learning_rate) == pytest.approx(last, abs=1e-6)
 
 
-def test_learn_depends_on_the_seed(paper: list[np.ndarray], train_split: Split) -> None:
-    network, _ = learn(settings(**{"train.seed": 1}), train_split, empty(), [])
-    assert bits(network.get_weights()) != bits(paper)
-
-
 def test_make_optimizer_of_the_paper_is_keras_default() -> None:
     import keras
 
-    ours = make_optimizer(check_params(real_values()).train.optimizer).get_config()
-    assert ours | {"name": ""} == keras.optimizers.SGD().get_config() | {"name": ""}
+    from fashion_mlp.training.optimizer import make_optimizer
+
+    paper = Train().optimizer
+    ours = make_optimizer(paper.class_name, paper.config.model_dump())
+    assert type(ours) is keras.optimizers.SGD
+    assert ours.get_config() | {"name": ""} == keras.optimizers.SGD().get_config() | {"name": ""}
 
 
-@pytest.mark.parametrize("options", OPTIMIZERS, ids=lambda options: options["name"])
-def test_make_optimizer_passes_every_option_on(options: dict[str, Any]) -> None:
-    given: dict[str, Any] = {
-        "schedule": "constant",
-        "learning_rate": 0.5,
-        "momentum": 0.0,
-        "nesterov": False,
-        "weight_decay": 0.0,
-        "ema_momentum": 0.0,
-    }
-    made = make_optimizer(Optimizer(**(given | options))).get_config()
-    assert type(make_optimizer(Optimizer(**(given | options)))).__name__ == options["name"]
-    for key, value in options.items():
-        if key != "name":
-            assert made[key] == pytest.approx(value)
-
-
-def test_history_csv_has_a_line_an_epoch() -> None:
-    history = {"accuracy": [0.5, 0.75], "loss": [1.25, 0.1234567]}
-    assert history_csv(history) == "epoch,loss,accuracy\n1,1.250000,0.500000\n2,0.123457,0.750000\n"
-
-
-def test_history_csv_has_the_validation_columns_where_images_were_held_out() -> None:
-    history = {"val_loss": [3.0], "loss": [1.0], "val_accuracy": [0.25], "accuracy": [0.5]}
-    assert history_csv(history).splitlines() == [
-        "epoch,loss,accuracy,val_loss,val_accuracy",
-        "1,1.000000,0.500000,3.000000,0.250000",
-    ]
-
-
-def test_metrics_are_the_last_epochs() -> None:
-    assert metrics({"loss": [2.0, 1.00000049], "accuracy": [0.1, 0.9]}) == {
-        "train_loss": 1.0,
-        "train_accuracy": 0.9,
-    }
-    validation = metrics({"val_loss": [1.5], "val_accuracy": [0.25]})
-    assert validation == {"validation_loss": 1.5, "validation_accuracy": 0.25}
-
-
-def test_main_writes_model_metrics_and_history(
-    work: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("class_name", "config", "says"),
+    [
+        ("Adamm", {}, r"class_name: expected one of Adadelta, .*; got 'Adamm'"),
+        ("MultiOptimizer", {}, r"class_name: expected one of .*; got 'MultiOptimizer'"),
+        ("Adam", {"momentum": 0.9}, r"config.momentum is unknown \(value 0.9\); Adam knows amsg"),
+        ("Adam", {"name": "x"}, r"config.name is unknown \(value 'x'\); Adam knows amsgrad, .*"),
+        ("SGD", {"momentum": 2.0}, r"config: SGD does not take it: `momentum` must be a float"),
+        ("Adam", {"beta_1": "high"}, r"config.beta_1: expected .*, 0.9; got 'high'"),
+        ("Adam", {"beta_1": True}, r"config.beta_1: expected .*, 0.9; got True"),
+        ("Adam", {"epsilon": None}, r"config.epsilon: expected .*, 1e-07; got None"),
+        ("SGD", {"nesterov": "yes"}, r"config.nesterov: expected .*, False; got 'yes'"),
+        ("SGD", {"weight_decay": "x"}, r"config.weight_decay: expected .*, None; got 'x'"),
+        ("Muon", {"exclude_layers": [1]}, r"config.exclude_layers: expected .*; got \[1\]"),
+    ],
+)
+def test_make_optimizer_refuses_what_keras_does_not_take(
+    class_name: str, config: dict[str, Any], says: str
 ) -> None:
+    from fashion_mlp.training.optimizer import make_optimizer
+
+    with pytest.raises(ValueError, match=rf"^params.yaml: train.optimizer.{says}.*$") as error:
+        make_optimizer(class_name, {"learning_rate": 0.1} | config)
+    assert "\n" not in str(error.value)
+
+
+def test_main_writes_model_metrics_and_history(work: Path, data: Data) -> None:
     import keras
 
-    figures = json.loads(Path("metrics/train.json").read_text())
-    lines = Path("plots/history.csv").read_text().splitlines()
-    assert len(lines) == 3
-    last = [float(value) for value in lines[-1].split(",")]
-    assert [2, figures["train_loss"], figures["train_accuracy"]] == last
+    changes = {"preprocess.validation_images": 60, "train.hidden_units": [16, 8]}
+    Path("params.yaml").write_text(yaml.safe_dump(small_values(data, **changes)))
+    preprocess.main()
+    stage.main()
+    header, *lines = Path("plots/history.csv").read_text().splitlines()
+    assert header == "epoch,loss,accuracy,validation_loss,validation_accuracy"
+    metrics = json.loads(Path("metrics/train.json").read_text())
+    assert list(metrics) == [
+        "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"
+    ]  # fmt: skip
+    assert [2, *metrics.values()] == [float(value) for value in lines[1].split(",")]
     network = keras.models.load_model("models/fashion_mlp.keras")
-    images = np.load("data/prepared/train_images.npy")
-    labels = np.load("data/prepared/train_labels.npy")
-    loss, accuracy = network.evaluate(images, labels, verbose=0)
-    assert loss < float(lines[1].split(",")[1])  # what is saved is trained
-    assert accuracy > figures["train_accuracy"] - 0.1
+    assert [layer.units for layer in network.layers] == [16, 8, CLASSES]
+    held_out = load_split("validation", PIXELS, CLASSES)
+    measured = network.evaluate(np.array(held_out.images), np.array(held_out.labels), verbose=0)
+    assert measured == pytest.approx([*metrics.values()][2:], abs=2e-6)
+    assert not Path(".run/checkpoint").exists()
 
 
 @pytest.mark.parametrize("name", ["train_images", "validation_labels"])
@@ -330,5 +370,14 @@ def test_main_refuses_a_broken_array_and_keeps_the_old_model(work: Path, name: s
     path.write_bytes(path.read_bytes()[:100])
     before = snapshot(work)
     with pytest.raises(ValueError, match=rf"{name}\.npy: not a whole \.npy file"):
+        stage.main()
+    assert snapshot(work) == before
+
+
+def test_main_that_ends_in_no_number_keeps_the_old_model(work: Path, data: Data) -> None:
+    values = small_values(data, **{"train.optimizer.config.learning_rate": 1e30})
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    before = snapshot(work)
+    with pytest.raises(ValueError, match=r"learning_rate \(1e\+30\)$"):
         stage.main()
     assert snapshot(work) == before

@@ -204,9 +204,10 @@ class TrainingStep:
         with tf.GradientTape() as tape:
             probabilities = self.forward(images, step, part)
             loss = tf.reduce_sum(self.loss(labels, probabilities)) / size
+            scaled = self.optimizer.scale_loss(loss)  # by `loss_scale_factor`; `apply` undoes it
         right = keras.metrics.categorical_accuracy(labels, probabilities)
         self.sums.assign_add(tf.stack([loss * size, tf.reduce_sum(tf.cast(right, tf.float32))]))
-        return tape.gradient(loss, self.model.trainable_variables)
+        return tape.gradient(scaled, self.model.trainable_variables)
 
     def forward(self, images: tf.Tensor, step: tf.Tensor, part: Part) -> tf.Tensor:
         """Map float32 (n, pixels) to (n, classes), dropping hidden units where that is asked for.

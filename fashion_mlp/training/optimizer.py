@@ -30,12 +30,17 @@ def make_optimizer(
         raise ValueError(
             f"{WHERE}.class_name: expected one of {', '.join(optimizers())}; got {class_name!r}"
         )
-    known = inspect.signature(found).parameters.keys() - {"kwargs", "name"}
-    for key in config:
-        if key not in known:
+    known = inspect.signature(found).parameters
+    for key, value in config.items():
+        if key not in known.keys() - {"kwargs", "name"}:
             raise ValueError(
-                f"{WHERE}.config.{key} is unknown (value {config[key]!r}); "
-                f"{class_name} knows {', '.join(sorted(known))}"
+                f"{WHERE}.config.{key} is unknown (value {value!r}); "
+                f"{class_name} knows {', '.join(sorted(known.keys() - {'kwargs', 'name'}))}"
+            )
+        if not _fits(value, known[key].default):
+            raise ValueError(
+                f"{WHERE}.config.{key}: expected a value of the kind of Keras' default, "
+                f"{known[key].default!r}; got {value!r}"
             )
     options = dict(config)
     if schedule == "cosine":
@@ -50,8 +55,20 @@ def make_optimizer(
         raise ValueError(f"{WHERE}.config: {class_name} does not take it: {reason}") from None
 
 
+def _fits(value: Any, default: Any) -> bool:
+    """Say whether an option is of its default's kind: Keras itself would fail in the first step.
+
+    Where the default is None, a number is meant, or a list of names (Muon's `exclude_layers`).
+    """
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if default is None and isinstance(value, list):
+        return all(isinstance(name, str) for name in value)
+    return isinstance(value, int | float) or (default is None and value is None)
+
+
 def optimizers() -> dict[str, type[keras.optimizers.Optimizer]]:
-    """List Keras' optimizers by class name, but for those that wrap another one."""
+    """List Keras' optimizers by class name, but for those that wrap others."""
     base = keras.optimizers.Optimizer
     return {
         name: found
@@ -59,5 +76,5 @@ def optimizers() -> dict[str, type[keras.optimizers.Optimizer]]:
         if isinstance(found, type)
         and issubclass(found, base)
         and found is not base
-        and name != "LossScaleOptimizer"
+        and name not in ("LossScaleOptimizer", "MultiOptimizer")
     }

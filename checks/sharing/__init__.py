@@ -1,1 +1,0 @@
-"""Results shared through real servers: what comes over, and what is noticed."""

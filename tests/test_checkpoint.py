@@ -1,0 +1,96 @@
+"""Checkpoints: none is used that is damaged or of another run."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import checkpoint as module
+from pipeline.checkpoint import Checkpoint, identity
+from pipeline.params import Train
+
+OF = {
+    "parameters": "p",
+    "data": "d",
+    "code": "c",
+    "library versions": "v",
+    "number of workers": "1",
+}
+HISTORY = {"loss": [1.5, 0.1], "accuracy": [0.25, 0.75]}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    Checkpoint(tmp_path / "checkpoint", OF).save(HISTORY, b"weights\n\x00\xff")
+    return tmp_path / "checkpoint"
+
+
+def test_checkpoint_gives_back_what_was_saved_until_it_is_removed(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = Checkpoint(path, OF)
+    assert (read.epochs, read.history, read.content) == (2, HISTORY, b"weights\n\x00\xff")
+    assert (
+        capsys.readouterr().err
+        == f"train: resuming after epoch 2 ({path}; delete it to start anew)\n"
+    )
+    read.remove()
+    assert not path.exists()
+    read.remove()
+    assert Checkpoint(path, OF).epochs == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("keys", [["number of workers"], ["data", "code"]])
+def test_checkpoint_of_another_run_is_not_used(
+    keys: list[str], path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Checkpoint(path, OF | dict.fromkeys(keys, "other"))
+    assert (other.epochs, other.history, other.content) == (0, {}, b"")
+    says = f"is not used: it was made with other {' and '.join(keys)}; training starts from epoch 1"
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [0, 40, -1])
+def test_damaged_checkpoint_is_not_used(
+    place: int, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert Checkpoint(path, OF).epochs == 0
+    assert "is not used: it is damaged; training starts" in capsys.readouterr().err
+    path.write_bytes(b"")
+    assert Checkpoint(path, OF).epochs == 0
+
+
+def test_checkpoint_of_a_worker_that_keeps_none_writes_nothing(tmp_path: Path) -> None:
+    Checkpoint(None, OF).save(HISTORY, b"")
+    assert not list(tmp_path.iterdir())
+
+
+def test_identity_is_of_parameters_data_code_and_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    stage = {"cmd": "x", "deps": ["code.py", "data.npy"], "outs": ["model"]}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    for name in ("code.py", "data.npy", "other.py"):
+        Path(name).write_text("1")
+
+    def now(workers: int = 1, seed: int = 1) -> dict[str, str]:
+        return identity(Train(seed=seed).model_dump(), workers)
+
+    def differing(other: dict[str, str]) -> list[str]:
+        return [key for key in before if before[key] != other[key]]
+
+    before = now()
+    assert differing(now(seed=2)) == ["parameters"]
+    assert differing(now(workers=2)) == ["number of workers"]
+    Path("other.py").write_text("2")
+    assert differing(now()) == []
+    Path("data.npy").write_text("2")
+    assert differing(now()) == ["data"]
+    Path("code.py").write_text("2")
+    assert differing(now()) == ["data", "code"]
