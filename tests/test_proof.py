@@ -1,111 +1,188 @@
+import copy
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from checks.mutations import Mutation, mutations, noticed
+from checks.mutations import mutations, noticed
+from fashion_mlp.export.graph import plain_graph, uint8_graph
 from fashion_mlp.network import engine
-from fashion_mlp.proof import levels as proof
+from fashion_mlp.proof import levels
+from fashion_mlp.proof.evidence import Evidence, gather, uncertified
+from fashion_mlp.proof.levels import LEVELS, Candidate, prove
 from stages import export
+from tests.oracle import DEPTHS, make_images, make_layers
 
-PIXELS, UNITS, CLASSES = 16, 8, 3
+SHAPE, CLASSES = (4, 4), 3
+PIXELS = SHAPE[0] * SHAPE[1]
 FORM = (18, 8)
+EPSILON = np.float32(1e-40)  # a denormal
 
 
-def make_network(seed: int) -> Any:
+def network_of(layers: Sequence[Any]) -> Any:
     engine.start()
-    import keras
+    from fashion_mlp.network.model import build_network, set_layers
 
-    from fashion_mlp.network.model import build_network
-
-    keras.utils.set_random_seed(seed)
-    network = build_network(PIXELS, UNITS, "relu", CLASSES)
-    rng = np.random.default_rng(seed)
-    network.set_weights([rng.normal(0, 1, w.shape) for w in network.get_weights()])
+    units = [len(layer.bias) for layer in layers]
+    network = build_network(len(layers[0].kernel), units[:-1], layers[0].activation, units[-1])
+    set_layers(network, layers)
     return network
 
 
-def make_images(count: int) -> np.ndarray:
-    pixels = np.random.default_rng(3).integers(0, 256, (count, PIXELS))
-    return (pixels / np.float32(255)).astype(np.float32)
+def gathered(layers: Sequence[Any], tolerance: float = 1e-5) -> Evidence:
+    images = {"train": make_images(60, PIXELS, 4), "test": make_images(300, PIXELS, 5)}
+    return gather(network_of(layers), images, tolerance, [1, 7])[0]
 
 
 @pytest.fixture(scope="module")
-def network() -> Any:
-    return make_network(1)
+def evidence() -> Evidence:
+    engine.start()
+    return gathered(make_layers(PIXELS, [8, 6], CLASSES))
 
 
 @pytest.fixture(scope="module")
-def evidence(network: Any) -> proof.Evidence:
-    images = {"train": make_images(60), "test": make_images(300)}
-    return proof.gather(network, images, *FORM, 1e-5, [1, 7])[0]
+def model(evidence: Evidence) -> onnx.ModelProto:
+    return plain_graph(evidence.layers, *FORM)
 
 
-@pytest.fixture(scope="module")
-def model(network: Any) -> onnx.ModelProto:
-    return export.convert(network, *FORM)
+def quiet(line: str) -> None:
+    """Say nothing of levels that held."""
 
 
-def other_weights() -> Iterator[list[np.ndarray]]:
-    while True:
-        yield make_network(2).get_weights()
-
-
-def test_prove_counts_what_held(model: onnx.ModelProto, evidence: proof.Evidence) -> None:
-    said: list[str] = []
-    figures = proof.prove(proof.Candidate(model), evidence, said.append)
-    assert [line.split(":")[0] for line in said] == list(proof.LEVELS)
-    certified = figures.pop("argmax_certified")
-    assert figures.pop("argmax_listed") == 360 - certified == len(proof.uncertified(evidence))
-    assert figures == {
-        "operators": 6,
-        "initializers_bit_identical": 4,
-        "weights_bit_identical": PIXELS * UNITS + UNITS + UNITS * CLASSES + CLASSES,
+@pytest.mark.parametrize("hidden_units", DEPTHS, ids=str)
+def test_prove_counts_what_held(hidden_units: list[int]) -> None:
+    engine.start()
+    evidence = gathered(make_layers(PIXELS, hidden_units, CLASSES))
+    model, said = plain_graph(evidence.layers, *FORM), []
+    metrics = prove(Candidate(model, model), evidence, said.append)
+    assert [line.split(":")[0] for line in said] == list(LEVELS)
+    certified = metrics.pop("argmax_certified")
+    assert metrics.pop("argmax_listed") == 360 - certified == len(uncertified(evidence))
+    assert certified > 300
+    assert metrics == {
+        "operators": 3 * len(evidence.layers),
+        "initializers_bit_identical": 2 * len(evidence.layers),
+        "weights_bit_identical": sum(a.size for layer in evidence.layers for a in layer[:2]),
         "images": 360,
         "within_bound": 360,
         "tolerance": 1e-5,
         "argmax_agreement": 360,
         "batch_sizes_agreeing": 2,
-        "hostile_inputs_agreeing": 18,  # all but the largest and the smallest float32
+        "edge_case_inputs_agreeing": 18,  # all but the largest and the smallest float32
     }
 
 
-@pytest.mark.parametrize("kind", mutations(other_weights()), ids=lambda kind: kind.name)
-def test_levels_notice_every_mutation(
-    kind: Mutation, model: onnx.ModelProto, evidence: proof.Evidence
-) -> None:
+def other_weights() -> Iterator[list[np.ndarray]]:
+    for seed in range(2, 10**6):
+        layers = make_layers(PIXELS, [8, 6], CLASSES, seed)
+        yield [array for layer in layers for array in layer[:2]]
+
+
+def test_levels_notice_every_mutation(model: onnx.ModelProto, evidence: Evidence) -> None:
     rng = np.random.default_rng(4)
-    for _ in range(min(kind.models, 5)):
-        mutant = onnx.ModelProto()
-        mutant.CopyFrom(model)
-        kind.mutate(mutant, rng)
-        assert noticed(mutant, evidence)
+    for kind in mutations(model, SHAPE, other_weights()):
+        for _ in range(min(kind.models, 3)):
+            mutant = copy.deepcopy(model)
+            kind.mutate(mutant, rng)
+            assert noticed(mutant, model, evidence), kind.name
 
 
-def test_prove_names_level_tensor_and_place(
-    model: onnx.ModelProto, evidence: proof.Evidence
+@pytest.mark.parametrize("depth", DEPTHS, ids=str)
+@pytest.mark.parametrize(
+    "bias", [0.0, -0.0, EPSILON, "equal", "never fires", "large logits"], ids=str
+)
+def test_healthy_networks_are_not_refused(bias: Any, depth: list[int]) -> None:
+    """What a converter merges, drops or flushes is neither asked for nor taken for a fault."""
+    engine.start()
+    for units in (depth, [1 for _ in depth]):
+        layers = make_layers(PIXELS, units, CLASSES, seed=len(depth))
+        if bias == "large logits":
+            layers[-1] = layers[-1]._replace(kernel=layers[-1].kernel * np.float32(1e4))
+        elif bias == "never fires":
+            layers = [layer._replace(bias=layer.bias - np.float32(100)) for layer in layers]
+        else:
+            value = np.float32(0.5 if bias == "equal" else bias)
+            layers = [layer._replace(bias=np.full_like(layer.bias, value)) for layer in layers]
+        images = {"test": make_images(40, PIXELS)}
+        network, model = network_of(layers), plain_graph(layers, *FORM)
+        evidence, _ = gather(network, images, 1e-5 if bias != "large logits" else 1.0, [7])
+        prove(Candidate(model, model), evidence, quiet)
+        export.check_converter(network, model, images["test"])
+        uint8 = uint8_graph(model)
+        assert export.prove_uint8(Candidate(uint8, uint8), Candidate(model, model), evidence) == 40
+
+
+def edited(edit: Callable[[onnx.ModelProto], object], model: onnx.ModelProto) -> onnx.ModelProto:
+    changed = copy.deepcopy(model)
+    edit(changed)
+    return onnx.load_from_string(changed.SerializeToString())
+
+
+def no_batch(graph: onnx.GraphProto) -> None:
+    graph.input[0].type.tensor_type.shape.dim[0].dim_value = 10
+
+
+def bias_as_input(graph: onnx.GraphProto) -> None:
+    bias = next(tensor for tensor in graph.initializer if tensor.name == "dense_1_bias")
+    graph.input.append(helper.make_tensor_value_info(bias.name, bias.data_type, bias.dims))
+
+
+def extra_output(graph: onnx.GraphProto) -> None:
+    graph.output.append(helper.make_tensor_value_info("dense_1_add", 1, ["N", 8]))
+
+
+def unknown_field(model: onnx.ModelProto) -> None:
+    model.MergeFromString(b"\xfa\xff\x7f\x03abc")  # field 262,143, which onnx.proto has not
+
+
+STRUCTURE: dict[str, Callable[[onnx.ModelProto], object]] = {
+    "metadata that lie": lambda model: setattr(model.metadata_props[0], "value", "1.0"),
+    "metadata left out": lambda model: model.metadata_props.pop(),
+    "doc_string": lambda model: setattr(model, "doc_string", "98 % right"),
+    "doc_string of a node": lambda model: setattr(model.graph.node[0], "doc_string", "x"),
+    "unknown field": unknown_field,
+    "fixed batch": lambda model: no_batch(model.graph),
+    "bias as a graph input": lambda model: bias_as_input(model.graph),
+    "extra output": lambda model: extra_output(model.graph),
+    "another opset": lambda model: setattr(model.opset_import[0], "version", 17),
+}
+
+
+@pytest.mark.parametrize("form", ["plain", "uint8"])
+@pytest.mark.parametrize("edit", STRUCTURE.values(), ids=STRUCTURE)
+def test_structure_is_that_of_the_file_as_it_is_written(
+    edit: Callable[[onnx.ModelProto], object], form: str, model: onnx.ModelProto, evidence: Evidence
 ) -> None:
-    mutant = onnx.ModelProto()
-    mutant.CopyFrom(model)
+    expected = copy.deepcopy(model) if form == "plain" else uint8_graph(model)
+    expected.doc_string = "a classifier"
+    helper.set_model_props(expected, {"test_accuracy": "0.870000", "license": "MIT"})
+    levels.check_structure(Candidate(expected, expected), evidence)
+    with pytest.raises(ValueError, match=r"^(graph: |not valid ONNX: )"):
+        levels.check_structure(Candidate(edited(edit, expected), expected), evidence)
+
+
+def test_prove_names_level_tensor_and_place(model: onnx.ModelProto, evidence: Evidence) -> None:
+    mutant = copy.deepcopy(model)
     array = numpy_helper.to_array(mutant.graph.initializer[2]).copy()
     array[5, 1] = np.nextafter(array[5, 1], np.float32(9))
     mutant.graph.initializer[2].raw_data = array.tobytes()
-    with pytest.raises(ValueError, match=r"level weights: initializer probabilities_kernel: 1 of"):
-        proof.prove(proof.Candidate(mutant), evidence, lambda line: None)
+    says = r"level weights: initializer dense_2_kernel: 1 of .* first at \(5, 1\)"
+    with pytest.raises(ValueError, match=says):
+        prove(Candidate(mutant, model), evidence, quiet)
 
 
 def test_levels_ask_onnxruntime_once_for_each_batch_size(
-    model: onnx.ModelProto, evidence: proof.Evidence, monkeypatch: pytest.MonkeyPatch
+    model: onnx.ModelProto, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, int]] = []
-    real = proof.onnxruntime_predict
+    real = levels.onnxruntime_predict
 
-    def counting(model: onnx.ModelProto) -> proof.Predict:
+    def counting(model: onnx.ModelProto) -> Any:
         predict = real(model)
 
         def ask(images: np.ndarray, batch_size: int) -> np.ndarray:
@@ -114,71 +191,89 @@ def test_levels_ask_onnxruntime_once_for_each_batch_size(
 
         return ask
 
-    monkeypatch.setattr(proof, "onnxruntime_predict", counting)
-    proof.prove(proof.Candidate(model), evidence, lambda line: None)
-    hostile = len(evidence.hostile_images)
-    assert asked == [(60, 1000), (300, 1000), (300, 1), (300, 7), (hostile, 1000)]
+    monkeypatch.setattr(levels, "onnxruntime_predict", counting)
+    prove(Candidate(model, model), evidence, quiet)
+    edge_cases = len(evidence.edge_images)
+    assert asked == [(60, 1000), (300, 1000), (300, 1), (300, 7), (edge_cases, 1000)]
 
 
-def test_check_bounds_counts_nan_as_a_miss(
-    model: onnx.ModelProto, evidence: proof.Evidence
-) -> None:
-    mutant = onnx.ModelProto()
-    mutant.CopyFrom(model)
-    mutant.graph.initializer[3].raw_data = np.full(CLASSES, np.nan, np.float32).tobytes()
+def test_check_bounds_counts_nan_as_a_miss(model: onnx.ModelProto, evidence: Evidence) -> None:
+    mutant = copy.deepcopy(model)
+    mutant.graph.initializer[-1].raw_data = np.full(CLASSES, np.nan, np.float32).tobytes()
     with pytest.raises(ValueError, match=r"onnxruntime, train image 0, class 0: .* got nan"):
-        proof.check_bounds(proof.Candidate(mutant), evidence)
+        levels.check_bounds(Candidate(mutant, model), evidence)
 
 
-def test_gather_refuses_keras_outside_the_tolerance(network: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"Keras, test image \d+, class \d: expected a prob.*1e-12"
-    ):
-        proof.gather(network, {"test": make_images(50)}, *FORM, 1e-12, [])
-
-
-def test_gather_refuses_another_network() -> None:
-    engine.start()
-    import keras
-
-    network = keras.Sequential([keras.Input((PIXELS,)), keras.layers.Dense(3)])
-    with pytest.raises(ValueError, match="2 dense layers, got 1"):
-        proof.gather(network, {"test": make_images(1)}, *FORM, 1e-5, [])
+def test_gather_refuses_keras_outside_the_tolerance(evidence: Evidence) -> None:
+    says = r"Keras, t\w+ image \d+, class \d: expected a prob.*1e-12"
+    with pytest.raises(ValueError, match=says):
+        gathered(evidence.layers, tolerance=1e-12)
 
 
 def test_nan_stays_nan_in_onnxruntime_and_in_keras_layer_by_layer(
-    network: Any, model: onnx.ModelProto
+    model: onnx.ModelProto, evidence: Evidence
 ) -> None:
     """Not in Keras' predict, where layers are fused: docs/proof.md."""
     image = np.full((1, PIXELS), np.nan, np.float32)
-    assert np.isnan(proof.onnxruntime_predict(model)(image, 1)).all()
-    assert np.isnan(np.asarray(network(image, training=False))).all()
+    assert np.isnan(levels.onnxruntime_predict(model)(image, 1)).all()
+    assert np.isnan(np.asarray(network_of(evidence.layers)(image, training=False))).all()
 
 
-def test_uint8_model_gives_the_same_bits(model: onnx.ModelProto, evidence: proof.Evidence) -> None:
-    from_bytes = export.uint8_variant(model)
-    assert export.check_uint8(from_bytes, proof.Candidate(model), evidence.images) == 360
+def test_check_converter_refuses_other_answers(model: onnx.ModelProto, evidence: Evidence) -> None:
+    other = make_layers(PIXELS, [8, 6], CLASSES, seed=2)
+    with pytest.raises(
+        ValueError, match=r"^image 0: expected tf2onnx's answer \[.*\], got \[.*\]$"
+    ):
+        export.check_converter(network_of(other), model, evidence.images["test"])
 
 
-@pytest.mark.parametrize("operator", ["/256", "Mul"])
-def test_uint8_model_with_another_scale_is_refused(
-    operator: str, model: onnx.ModelProto, evidence: proof.Evidence
+def scaled_by_256(graph: onnx.GraphProto) -> None:
+    graph.initializer[-1].raw_data = np.float32(256).tobytes()
+
+
+def weight_by_an_ulp(graph: onnx.GraphProto) -> None:
+    array = numpy_helper.to_array(graph.initializer[0]).copy()
+    array[0, 0] = np.nextafter(array[0, 0], np.float32(9))
+    graph.initializer[0].raw_data = array.tobytes()
+
+
+def times_reciprocal(graph: onnx.GraphProto) -> None:
+    """What the division becomes where it is written through TensorFlow."""
+    graph.node[1].op_type = "Mul"
+    graph.initializer[-1].raw_data = (np.float32(1) / np.float32(255)).tobytes()
+
+
+def trojan(graph: onnx.GraphProto) -> None:
+    """Adds (image - image): nothing, but nodes that nobody asked for."""
+    graph.node.insert(2, helper.make_node("Sub", ["scaled", "scaled"], ["nothing"]))
+    graph.node.insert(3, helper.make_node("Add", ["scaled", "nothing"], ["same"]))
+    graph.node[4].input[0] = "same"
+
+
+@pytest.mark.parametrize("edit", [scaled_by_256, weight_by_an_ulp, times_reciprocal, trojan])
+def test_uint8_model_that_differs_is_refused(
+    edit: Callable[[onnx.GraphProto], object], model: onnx.ModelProto, evidence: Evidence
 ) -> None:
-    from_bytes = export.uint8_variant(model)
-    white = from_bytes.graph.initializer[-1]
-    if operator == "/256":
-        white.raw_data = np.float32(256).tobytes()
-    else:  # what the division becomes where it is written through TensorFlow
-        from_bytes.graph.node[1].op_type = "Mul"
-        white.raw_data = (np.float32(1) / np.float32(255)).tobytes()
-    with pytest.raises(ValueError, match=r"uint8 model, train image \d+: expected"):
-        export.check_uint8(from_bytes, proof.Candidate(model), evidence.images)
+    expected, plain = uint8_graph(model), Candidate(model, model)
+    assert export.prove_uint8(Candidate(expected, expected), plain, evidence) == 360
+    mutant = edited(lambda changed: edit(changed.graph), expected)
+    with pytest.raises(ValueError, match=r"^(graph: expected|initializer \w+: 1 of) "):
+        export.prove_uint8(Candidate(mutant, expected), plain, evidence)
 
 
-def test_check_uint8_refuses_images_that_are_not_bytes(model: onnx.ModelProto) -> None:
-    images = {"test": make_images(3) * np.float32(0.999)}
+@pytest.mark.parametrize("edit", [scaled_by_256, times_reciprocal])
+def test_uint8_model_is_held_to_the_plain_models_bits(
+    edit: Callable[[onnx.GraphProto], object], model: onnx.ModelProto, evidence: Evidence
+) -> None:
+    """Even where the graph that was meant is the one that is wrong."""
+    wrong = edited(lambda changed: edit(changed.graph), uint8_graph(model))
+    with pytest.raises(ValueError, match=r"^uint8 model, train image \d+, batch size 1000: exp"):
+        export.prove_uint8(Candidate(wrong, wrong), Candidate(model, model), evidence)
+
+
+def test_as_bytes_refuses_images_that_are_not_bytes() -> None:
     with pytest.raises(ValueError, match="not bytes divided by 255"):
-        export.check_uint8(export.uint8_variant(model), proof.Candidate(model), images)
+        export.as_bytes(make_images(3, PIXELS) * np.float32(0.999), "test")
 
 
 @pytest.mark.filterwarnings("ignore:onnx.version is deprecated:DeprecationWarning")
@@ -187,7 +282,7 @@ def test_test_data_set_passes_onnx_own_runner(
     order: int,
     passes: bool,
     model: onnx.ModelProto,
-    evidence: proof.Evidence,
+    evidence: Evidence,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -196,7 +291,7 @@ def test_test_data_set_passes_onnx_own_runner(
     from onnx.backend.test.case.test_case import TestCase
     from onnxruntime.backend import backend
 
-    export.write_model(tmp_path / "model.onnx", model)
+    onnx.save(model, tmp_path / "model.onnx")
     expected = evidence.bounds["test"].probabilities[:4]
     folder = tmp_path / "test_data_set_0"
     export.write_test_data(folder, evidence.images["test"][:4], expected[::order])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -143,7 +144,7 @@ def test_make_goes_on_after_dvc_was_killed_and_nobody_reaped_it(tiny: Tiny) -> N
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
-    while f" Z {os.getpid()} " not in Path(f"/proc/{process.pid}/stat").read_text():
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
     assert not is_dvc(process.pid)
     assert "heal: removed .dvc/tmp/rwlock: what held it was killed" in tiny.do("make")
