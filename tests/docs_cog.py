@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
+from consumers.runtimes import RUNTIMES
 from fashion_mlp.pictures import paper
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +59,20 @@ def verdict() -> str:
         ],
     ]
     return tabulate(rows, "firstrow", "github", disable_numparse=True)
+
+
+def conformance() -> str:
+    """Sum up consumers/conformance.json."""
+    found = json.loads((ROOT / "consumers/conformance.json").read_text(encoding="utf-8"))
+    enforced = [found["runtimes"][one.key] for one in RUNTIMES if one.enforced]
+    least, most = (
+        choose(result[key] for result in enforced)
+        for choose, key in ((min, "argmax_agreement"), (max, "max_difference"))
+    )
+    return (
+        f"each names Keras' class for {least:,} of {found['images']:,} images, and no probability "
+        f"differs from Keras' by more than {most:.1e}."
+    )
 
 
 def console(command: str, *lines: str) -> str:
