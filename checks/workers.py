@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,7 @@ import numpy as np
 import yaml
 
 from checks.common import processor, table
-from checks.sandbox import ROOT, environment
+from checks.sandbox import ROOT, environment, files
 from pipeline.params import Train
 
 IMAGES, VALIDATION, EPOCHS = 20_000, 1_000, 3
@@ -114,8 +114,9 @@ class Team:
         for number, status in enumerate(self.wait(numbers)):
             if status != 0:
                 raise RuntimeError(f"worker {number}: status {status}: {self.printed(number)}")
-            if number and (found := set(files(self.folder / str(number))) - {"params.yaml"}):
-                raise RuntimeError(f"worker {number} wrote {found}")
+            written = {path.name for path in files(self.folder / str(number))} - {"params.yaml"}
+            if number and written:
+                raise RuntimeError(f"worker {number} wrote {written}")
         texts = [re.findall(r"weights (\w+), the same on all", self.printed(i)) for i in numbers]
         return {name for found in texts for name in found}
 
@@ -137,13 +138,6 @@ class Team:
     def losses(self) -> np.ndarray:
         """Read the loss of each epoch, float64 (epochs,)."""
         return np.loadtxt(self.folder / "0/plots/history.csv", delimiter=",", skiprows=1)[:, 1]
-
-
-def files(folder: Path) -> Iterator[str]:
-    """Name the files in a folder, but not the data that a link in it leads to."""
-    for path in folder.rglob("*"):
-        if path.is_file() and "prepared" not in path.parts:
-            yield str(path.relative_to(folder))
 
 
 def free_port() -> int:
