@@ -231,6 +231,10 @@ def test_dvc_yaml_lists_the_parameters_that_a_stage_reads(stage: str) -> None:
         assert any(f"{key}.".startswith(f"{name}.") for name in listed), f"{key} is not listed"
     for name in listed:
         assert any(f"{key}.".startswith(f"{name}.") for key in read), f"{name} is not read"
+    # All of `dataset` only where class names are read: renaming a class trains nothing again.
+    names = "dataset.class_names."
+    reads_names = any(f"{key}.".startswith(names) or names.startswith(f"{key}.") for key in read)
+    assert ("dataset" in listed) == reads_names
 
 
 @each_stage
