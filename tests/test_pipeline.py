@@ -71,10 +71,6 @@ class Clone:
     def status(self) -> str:
         return self.do("git", "status", "--porcelain")
 
-    def due(self) -> list[str]:
-        """List the stages that `dvc repro` would run."""
-        return stages_of(self.do("dvc", "repro", "--dry"))
-
     def restore(self) -> None:
         """Undo what a test did to files that git or DVC knows."""
         self.do("git", "checkout", "--quiet", ".")
@@ -162,12 +158,9 @@ def test_repro_again_runs_no_stage(clone: Clone) -> None:
 @pytest.mark.parametrize(
     ("edits", "due"),
     [
-        (["pipeline/*.py"], []),
-        (["stages/fetch.py"], []),
-        (["fashion_mlp/training/worker.py"], []),
+        (["pipeline/*.py", "stages/fetch.py", "fashion_mlp/training/worker.py"], []),
         (["fashion_mlp/pictures/charts.py"], ["evaluate"]),
-        (["fashion_mlp/export/graph.py", "fashion_mlp/proof/levels.py"], ["export"]),
-        (["fashion_mlp/training/loop.py"], ["train"]),
+        (["fashion_mlp/training/loop.py", "fashion_mlp/proof/levels.py"], ["train", "export"]),
     ],
     ids=lambda value: " ".join(value) or "nothing",
 )
@@ -175,20 +168,11 @@ def test_an_edit_runs_again_what_it_can_change(
     clone: Clone, edits: list[str], due: list[str]
 ) -> None:
     paths = [path for pattern in edits for path in clone.folder.glob(pattern)]
-    assert paths
+    assert len(paths) >= len(edits)
     for path in paths:
         path.write_text(path.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
-    # Stages after the first that is due depend on what it writes, which `--dry` does not know.
-    assert clone.due()[: len(due) or None] == due
-    status = json.loads(clone.do("dvc", "status", "--json"))
-    assert [stage for stage in status if edited_code(status[stage])] == due
-    clone.restore()
-
-
-def edited_code(changes: list[Any]) -> bool:
-    """Tell whether DVC's status of a stage names a module."""
-    kinds = [change.get("changed deps", {}) for change in changes if isinstance(change, dict)]
-    return any(path.endswith(".py") for kind in kinds for path in kind)
+    assert list(json.loads(clone.do("dvc", "status", "--json"))) == due
+    clone.do("git", "checkout", "--quiet", ".")
 
 
 def test_a_renamed_class_trains_nothing_again(clone: Clone) -> None:
@@ -370,8 +354,8 @@ def test_repro_mends_a_raw_file_that_was_damaged(clone: Clone) -> None:
 
 def test_repro_runs_no_stage_for_what_no_stage_reads(clone: Clone) -> None:
     clone.change_params(**{"gate.tolerances.test_loss": 0.5, "fetch.timeout": 3})
-    assert clone.due() == []
-    clone.restore()
+    assert clone.do("dvc", "status") == "Data and pipelines are up to date.\n"
+    clone.do("git", "checkout", "--quiet", ".")
 
 
 def test_exp_run_sets_every_key(clone: Clone) -> None:
