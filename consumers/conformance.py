@@ -243,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, clean_environment=False)  # runtimes find their programs by it

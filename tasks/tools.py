@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from tasks.environment import ensure
-from tasks.processes import VENV, call, say
+from tasks.processes import STATE, VENV, call, say
 
 NPM_CI = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
 # Headers of onnxruntime for C, as an npm package has them.
@@ -131,18 +130,19 @@ def lock() -> int:
     main = "requirements.lock"
     if status := call([*command, "pyproject.toml", "--group", "dev", "--output-file", main]):
         return status
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as same:
-        pins = re.findall(r"^dvc[a-z-]*==[^ ]+", Path(main).read_text(encoding="utf-8"), re.M)
-        same.write("\n".join(pins))
-        same.flush()
-        for folder, options in (
-            ("consumers", []),
-            ("benchmarks", []),
-            ("checks/sharing", ["--constraint", same.name]),
-        ):
-            files = [f"{folder}/requirements.in", "--output-file", f"{folder}/{main}"]
-            if status := call([*command, *files, *options]):
-                return status
+    # The same DVC; a path that is always the same, as uv names it in what it writes.
+    same = STATE / "constraints.txt"
+    STATE.mkdir(exist_ok=True)
+    pins = re.findall(r"^dvc[a-z-]*==[^ ]+", Path(main).read_text(encoding="utf-8"), re.M)
+    same.write_text("\n".join(pins), encoding="utf-8")
+    for folder, options in (
+        ("consumers", []),
+        ("benchmarks", []),
+        ("checks/sharing", ["--constraint", str(same)]),
+    ):
+        files = [f"{folder}/requirements.in", "--output-file", f"{folder}/{main}"]
+        if status := call([*command, *files, *options]):
+            return status
     say(f"wrote {main}, also in consumers/, benchmarks/ and checks/sharing/")
     return 0
 

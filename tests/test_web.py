@@ -9,7 +9,7 @@ import base64
 import functools
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -89,25 +89,25 @@ def bare(browser: Browser, address: str) -> Iterator[Page]:
     page.close()
 
 
-def decode(page: Page, data: bytes) -> dict[str, Any]:
+def decode(page: Page, data: bytes, shape: Sequence[int] = (28, 28)) -> dict[str, Any]:
     """Let the page's worker read a photo: {picture} or {refused}."""
     answer: dict[str, Any] = page.evaluate(
-        """async (data) => {
+        """async ([data, shape]) => {
           const file = new Blob([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))]);
           const answer = new Promise((done) => (worker.onmessage = (event) => done(event.data)));
-          worker.postMessage({ id: 1, file, shape: [28, 28] });
+          worker.postMessage({ id: 1, file, shape });
           const { picture, refused } = await answer;
           return { picture: picture && [...picture], refused };
         }""",
-        base64.b64encode(data).decode(),
+        [base64.b64encode(data).decode(), shape],
     )
     return answer
 
 
-def expected(data: bytes, folder: Path) -> np.ndarray:
-    """Read a photo by predict.py: int64 (28, 28)."""
+def expected(data: bytes, folder: Path, shape: tuple[int, int] = (28, 28)) -> np.ndarray:
+    """Read a photo by predict.py: int64 of a shape."""
     (folder / "photo").write_bytes(data)
-    return predict.to_picture(predict.read_photo(folder / "photo")).astype(np.int64)
+    return predict.to_picture(predict.read_photo(folder / "photo"), shape).astype(np.int64)
 
 
 def choose(page: Page, data: bytes, name: str = "photo.png") -> None:
@@ -177,6 +177,13 @@ def test_decode_sees_what_predict_sees(
         elif (distance := abs(np.reshape(answer["picture"], (28, 28)) - picture).max()) > 1:
             differing[name] = f"{distance} levels apart"
     assert differing == {}
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (20, 40), (40, 12)])
+def test_decode_fits_other_shapes(shape: tuple[int, int], bare: Page, tmp_path: Path) -> None:
+    data = encoded(photo(noise=5))
+    picture = np.reshape(decode(bare, data, shape)["picture"], shape)
+    np.testing.assert_array_equal(picture, expected(data, tmp_path, shape))
 
 
 @pytest.mark.parametrize("name", REFUSED)
