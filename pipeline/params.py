@@ -255,25 +255,39 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     except Exception as error:  # not YAMLError only: `2001-99-99` or deep nesting raise others
         reason = " ".join(str(error).split("To suppress this check")[0].split())[:300]
         raise ValueError(f"{path} is not YAML: {reason or type(error).__name__}") from None
-    if lines := list(_ambiguous(values, by_dvc)):
+    if lines := list(_ambiguous(values, by_dvc, "", set())):
         raise ValueError("\n".join(f"{path}: {line}" for line in lines))
     return check_params(values, str(path))
 
 
-def _ambiguous(values: Any, by_dvc: Any, key: str = "") -> Iterator[str]:
-    """Name the values that YAML 1.1 (here) and YAML 1.2 (DVC's lock) read differently."""
+def _ambiguous(values: Any, by_dvc: Any, key: str, seen: set[int]) -> Iterator[str]:
+    """Name the values that YAML 1.1 (here) and YAML 1.2 (DVC's lock) read differently.
+
+    `seen` holds the ids of what was compared: a few aliases can make a tree of gigabytes.
+    """
+    if isinstance(values, dict | list):
+        if id(values) in seen:
+            return
+        seen.add(id(values))
     if isinstance(values, dict) and isinstance(by_dvc, dict) and values.keys() == by_dvc.keys():
         for name, value in values.items():
-            yield from _ambiguous(value, by_dvc[name], f"{key}.{name}" if key else str(name))
+            yield from _ambiguous(value, by_dvc[name], f"{key}.{name}" if key else str(name), seen)
     elif isinstance(values, list) and isinstance(by_dvc, list) and len(values) == len(by_dvc):
         for number, pair in enumerate(zip(values, by_dvc, strict=True)):
-            yield from _ambiguous(*pair, f"{key}.{number}")
-    elif repr(_number_from_text(values)) != repr(by_dvc) != repr(values):
+            yield from _ambiguous(*pair, f"{key}.{number}", seen)
+    elif not _alike(values, by_dvc) and not _alike(_number_from_text(values), by_dvc):
         yield (
             f"{key or 'the whole file'}: expected a value that every version of YAML reads alike; "
             f"YAML 1.1 reads {_show(values)}, YAML 1.2 {_show(by_dvc)}: quote a text, write a "
             f"number in plain decimals"
         )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Compare two scalars and their types; not by repr(), which fails on thousands of digits."""
+    if type(one) is not type(other) or isinstance(one, dict | list):
+        return False
+    return bool(one == other or one != one)  # NaN is alike
 
 
 def check_params(values: Any, where: str = str(PARAMS_FILE)) -> Params:

@@ -74,6 +74,12 @@ def test_run_says_nothing_when_all_is_well(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
 
 
+def test_run_hands_a_stage_no_variable_that_it_does_not_know(tmp_path: Path) -> None:
+    given = {"XLA_FLAGS": "x", "OMP_NUM_THREADS": "1", "FASHION_MLP_X": "kept", "TF_CONFIG": "{}"}
+    result = run(tmp_path, f"print(*(name for name in {list(given)} if name in os.environ))", given)
+    assert (result.returncode, result.stdout) == (0, "FASHION_MLP_X TF_CONFIG\n")
+
+
 def test_run_ends_at_ctrl_c_with_one_line(tmp_path: Path) -> None:
     process = subprocess.Popen(
         program(tmp_path, "print('ready', flush=True)\ntime.sleep(30)"),
