@@ -1,1 +1,1 @@
-"""Speed and memory, side by side with peers; the pipeline does not need it."""
+"""Speed, side by side with baselines; the pipeline does not need it."""

@@ -1,7 +1,7 @@
-"""Measure speed, side by side with peers: `make bench`; `--quick` only tries everything once.
+"""Measure speed, side by side with baselines: `make bench`; `--quick` only tries everything once.
 
 reads   data/raw/, data/prepared/, models/: `make` makes them
-writes  benchmarks/results.json, benchmarks/results.png; not with --quick
+writes  benchmarks/results.json, benchmarks/results.png; not with --quick or --only
 """
 
 from __future__ import annotations
@@ -10,29 +10,32 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from benchmarks import around, inference, training
-from benchmarks.measure import Table, machine, publish, text, use_two_cores
+from benchmarks import around, inference, results, training
+from benchmarks.measure import Table, machine, use_two_cores
 
-PASSES, EPOCHS, ROUNDS = 3, 3, 5
-PARTS = ("training", "inference", "around")
+STARTS, EPOCHS, ROUNDS = 3, 3, 5
+NEEDED = ("data/prepared/train_images.npy", "data/prepared/train_labels.npy", inference.MODEL)
 
 
 def main() -> int:
     """Measure, print the tables, write them; the exit status says whether all was measured."""
-    parser = argparse.ArgumentParser(description="Measure speed, side by side with peers.")
+    parser = argparse.ArgumentParser(description="Measure speed, side by side with baselines.")
     parser.add_argument("--quick", action="store_true", help="one round, and write nothing")
-    parser.add_argument("--only", choices=PARTS, help="one part, and write nothing")
+    parser.add_argument(
+        "--only", choices=("training", "inference", "around"), help="one part, and write nothing"
+    )
     options = parser.parse_args()
-    if lacking := training.missing():
-        print(f"bench: {lacking[0]} is not there; `make` makes it", file=sys.stderr)
+    if missing := [path for path in NEEDED if not Path(path).exists()]:
+        print(f"bench: {missing[0]} is missing; `make` makes it", file=sys.stderr)
         return 1
     use_two_cores()
-    on = machine()
-    print("bench: " + ", ".join(f"{key} {value}" for key, value in on.items()), flush=True)
-    count = 1 if options.quick else ROUNDS
+    described = machine()
+    print("bench: " + ", ".join(f"{key} {value}" for key, value in described.items()), flush=True)
+    starts, epochs, count = (1, 1, 1) if options.quick else (STARTS, EPOCHS, ROUNDS)
     parts: dict[str, Callable[[], list[Table]]] = {
-        "training": lambda: training.measure(*((1, 1) if options.quick else (PASSES, EPOCHS))),
+        "training": lambda: training.measure(starts, epochs),
         "inference": lambda: inference.measure(count),
         "around": lambda: around.measure(count),
     }
@@ -40,10 +43,10 @@ def main() -> int:
     for name, measure in parts.items():
         if options.only in (None, name):
             tables += (found := measure())
-            print("", *map(text, found), sep="\n", flush=True)
-    print(f"\nbench: took {time.monotonic() - start:.0f} s")
+            print("", *map(results.text, found), sep="\n", flush=True)
+    print(f"bench: took {time.monotonic() - start:.0f} s")
     if not options.quick and not options.only:
-        publish("results", on, tables)
+        results.publish(described, tables)
     return 0
 
 

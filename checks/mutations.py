@@ -154,6 +154,11 @@ def multiply_input(factor: float) -> Mutate:
     return mutate
 
 
+def reorder(places: np.ndarray) -> Mutate:
+    """Make a mutation that expects the pixels in another order, int (pixels,)."""
+    return edit("dense_1_kernel", lambda array, rng: array[places])
+
+
 def gemm(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     """Fuse the first MatMul and Add into a Gemm: the same function, which fewer runtimes read."""
     nodes = list(model.graph.node)
@@ -219,8 +224,7 @@ def mutations(
             Mutation(f"{name} left out", 1, drop_node(node)),
         ]
     for name, places in other_order.items():
-        moved = edit("dense_1_kernel", lambda array, rng, places=places: array[places.ravel()])
-        found.append(Mutation(f"image {name}", 1, moved))
+        found.append(Mutation(f"image {name}", 1, reorder(places.ravel())))
     last = len(operators) - 1
     return [
         *found,

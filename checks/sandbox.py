@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ import yaml
 
 from pipeline.files import sha256
 from pipeline.params import FILES, Train
-from tasks.environment import stamp
+from tasks.environment import mark
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("data/raw", "data/prepared", "models", "metrics", "plots", "dvc.lock")
@@ -105,8 +104,7 @@ class Sandbox:
         for entry in Path(sys.prefix).iterdir():
             if entry.name != ".installed":
                 (folder / entry.name).symlink_to(entry)
-        about = json.dumps(stamp(folder, self.folder / "requirements.lock"))
-        (folder / ".installed").write_text(about, encoding="utf-8")
+        mark(folder, self.folder / "requirements.lock")
 
     def set(self, **changes: Any) -> None:
         """Change params.yaml: dotted keys with `__` for the dot."""

@@ -121,9 +121,11 @@ class Lab:
 
     def outcome(self, prefix: str = "", cure: Callable[[], object] = lambda: None) -> str:
         """Run `make` behind `prefix`; judge what it does, and what it does after the cure."""
-        status, output = self.run(f"{prefix} make".strip())
-        other = self.differing()
-        cure()
+        try:
+            status, output = self.run(f"{prefix} make".strip())
+            other = self.differing()
+        finally:
+            cure()
         if status == 0:
             return SAME if not other else f"OTHER BYTES: {', '.join(other)}"
         if "Traceback" in output or not CLEAR.search(output):
@@ -297,6 +299,18 @@ def work(lane: int, folder: Path, seed: int, chosen: list[str]) -> list[tuple[st
     return found
 
 
+def summarize(found: list[tuple[str, str]]) -> tuple[str, int]:
+    """Count outcomes by fault: a Markdown table, and the number of those that are not good."""
+    counts = Counter((fault, of if of in (SAME, LINE) else "") for fault, of in found)
+    rows = {
+        fault: [counts[fault, of] for of in (SAME, LINE, "")]
+        for fault in dict.fromkeys(fault for fault, _ in found)
+    }
+    rows["all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
+    headers = ("fault", "tried", SAME, LINE, "anything else")
+    return table(headers, [(name, sum(row), *row) for name, row in rows.items()]), rows["all"][-1]
+
+
 def main() -> int:
     """Try every fault; the exit status says whether all outcomes were good."""
     parser = argparse.ArgumentParser(description="Kill, starve and damage copies of the pipeline.")
@@ -310,22 +324,14 @@ def main() -> int:
             for lane in range(LANES)
         ]
         found = [result for part in parts for result in part.result()]
-    counts = Counter(
-        (fault, outcome if outcome in (SAME, LINE) else "") for fault, outcome in found
-    )
-    rows = [
-        (fault, sum(counts[fault, of] for of in (SAME, LINE, "")), counts[fault, SAME],
-         counts[fault, LINE], counts[fault, ""])
-        for fault in dict.fromkeys(fault for fault, _ in found)
-    ]  # fmt: skip
-    rows.append(("all", *(sum(row[column] for row in rows) for column in range(1, 5))))
-    print(table(("fault", "tried", SAME, LINE, "anything else"), rows))
+    text, failures = summarize(found)
+    print(text)
     versions = ", ".join(f"{name} {version(name)}" for name in ("dvc", "tensorflow", "keras"))
     print(
         f"\n{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}; "
         f"seed {options.seed}, {(time.monotonic() - start) / 60:.0f} minutes."
     )
-    return 1 if rows[-1][-1] else 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

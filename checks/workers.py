@@ -22,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ import numpy as np
 import yaml
 
 from checks.common import processor, table
-from checks.sandbox import ROOT, environment
+from checks.sandbox import ROOT, environment, files
 from pipeline.params import Train
 
 IMAGES, VALIDATION, EPOCHS = 20_000, 1_000, 3
@@ -113,8 +114,9 @@ class Team:
         for number, status in enumerate(self.wait(numbers)):
             if status != 0:
                 raise RuntimeError(f"worker {number}: status {status}: {self.printed(number)}")
-            if number and (found := set(files(self.folder / str(number))) - {"params.yaml"}):
-                raise RuntimeError(f"worker {number} wrote {found}")
+            written = {path.name for path in files(self.folder / str(number))} - {"params.yaml"}
+            if number and written:
+                raise RuntimeError(f"worker {number} wrote {written}")
         texts = [re.findall(r"weights (\w+), the same on all", self.printed(i)) for i in numbers]
         return {name for found in texts for name in found}
 
@@ -136,13 +138,6 @@ class Team:
     def losses(self) -> np.ndarray:
         """Read the loss of each epoch, float64 (epochs,)."""
         return np.loadtxt(self.folder / "0/plots/history.csv", delimiter=",", skiprows=1)[:, 1]
-
-
-def files(folder: Path) -> Iterator[str]:
-    """Name the files in a folder, but not the data that a link in it leads to."""
-    for path in folder.rglob("*"):
-        if path.is_file() and "prepared" not in path.parts:
-            yield str(path.relative_to(folder))
 
 
 def free_port() -> int:
@@ -193,11 +188,10 @@ class Trials:
         """Compare trainings with one worker's."""
         self.team, self.good = team, True
         self.rows: list[tuple[str, str, str]] = []
-        self.alone = np.empty(0)  # losses of one worker
-        train = team.params[0]["train"]
+        self.train_section = team.params[0]["train"]
+        self.alone: dict[str, np.ndarray] = {}  # losses of one worker, by precision
         labels = np.load(team.data / "train_labels.npy", "r", allow_pickle=False)
-        self.steps = len(labels) // train["batch_size"]
-        self.rounding = ROUNDING[train["precision"]]
+        self.steps = len(labels) // self.train_section["batch_size"]
 
     def add(self, tried: str, trial: Callable[[], tuple[str, str]]) -> None:
         """Add a row; a RuntimeError is a failure."""
@@ -205,7 +199,8 @@ class Trials:
         try:
             step, outcome = trial()
         except RuntimeError as error:
-            self.good, step, outcome = False, "", f"**FAILED**: {str(error).strip()[-500:]}"
+            reason = " ".join(str(error).split())[-500:]
+            self.good, step, outcome = False, "", f"**FAILED**: {reason}"
         finally:
             self.team.stop()
         self.rows.append((tried, step, outcome))
@@ -219,12 +214,14 @@ class Trials:
     def compare(self) -> str:
         """Wait for the end of a training; compare losses with one worker's, weights by hash."""
         hashes, losses = self.team.hashes(), self.team.losses()
-        if not len(self.alone):
-            self.alone = losses
+        precision = self.train_section["precision"]
+        if precision not in self.alone:
+            self.alone[precision] = losses
             return "losses " + ", ".join(f"{loss:.6f}" for loss in losses)
-        largest = np.abs(losses - self.alone).max()
-        if largest > self.rounding or len(hashes) != 1:
-            raise RuntimeError(f"losses {losses}, one worker's {self.alone}; weights {hashes}")
+        alone = self.alone[precision]
+        largest = np.abs(losses - alone).max()
+        if largest > ROUNDING[precision] or len(hashes) != 1:
+            raise RuntimeError(f"losses {losses}, one worker's {alone}; weights {hashes}")
         return f"losses within {largest:.0e} of one worker's; all have weights {min(hashes)}"
 
     def resume(self) -> tuple[str, str]:
@@ -248,9 +245,11 @@ def main() -> int:
     preset = sys.argv[2] if len(sys.argv) > 2 else "accurate"
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(prepare(Path(folder), images, preset))
-        trials.add("one worker, no TF_CONFIG", lambda: trials.train(0))
-        trials.add("two workers", lambda: trials.train(2))
-        trials.add("four workers", lambda: trials.train(4))
+        precisions = dict.fromkeys([trials.train_section["precision"], "float32"])
+        for precision in precisions:
+            trials.train_section["precision"] = precision
+            for count, name in ((0, "one worker"), (2, "two workers"), (4, "four workers")):
+                trials.add(f"{name}, {precision}", partial(trials.train, count))
         trials.add("worker 0 of two killed", lambda: trials.lose(0, signal.SIGKILL))
         trials.add("worker 1 of two killed", lambda: trials.lose(1, signal.SIGKILL))
         trials.add("both started again", trials.resume)

@@ -1,10 +1,10 @@
-"""Write report.html: the last run in one file that needs no network and no script.
+"""Write report.html: the last run in one file that needs neither network nor scripts.
 
-reads   dvc.lock, metrics/*.json, plots/*.png; consumers/conformance.json where it is
+reads   dvc.lock, metrics/*.json, plots/*.png; consumers/conformance.json if it exists
 writes  report.html
 
-Parameters and hashes are those that dvc.lock recorded, not those that params.yaml holds now: they
-are what the metrics came from.
+Parameters and hashes are those that dvc.lock recorded, not those that params.yaml holds now: the
+metrics come from them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -22,10 +22,10 @@ from string import Template
 from typing import Any
 
 import yaml
+from tabulate import tabulate
 
-from checks.repro import leaves, processor
+from fashion_mlp.formats import write_text
 from fashion_mlp.pictures import paper
-from pipeline.files import write_text
 
 PAGE = Path(__file__).with_name("page.html")
 REPORT = Path("report.html")
@@ -33,29 +33,31 @@ LOCK = Path("dvc.lock")
 CONFORMANCE = Path("consumers/conformance.json")
 STAGES = ("fetch", "preprocess", "train", "evaluate", "export")
 PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "tf2onnx", "dvc", "matplotlib")
-
+NPY_HEADER = 128  # bytes before the values of a prepared array
 OWN_TABLES = ("per_class", "train_examples")  # of the keys in metrics/evaluate.json
 
-# Files of plots/, in the order shown, with what to see in them.
+# Files of plots/ in the order shown, with their captions.
 PICTURES = {
+    "history": "Loss and accuracy by epoch, on the training images, measured during the epoch. "
+    "The inset and the circles are the paper's log (figure 8).",
     "contact_sheet": "Training images and their labels (the paper's figure 10).",
-    "examples": "Training images with the class that the network names (figure 11); "
-    "vermilion, with the label, where it is wrong.",
+    "examples": "Training images with the predicted class (figure 11); vermilion, with the label, "
+    "where it is wrong.",
     "first_image": "All probabilities of training image 0 (figure 9).",
-    "confusion": "Where the network goes wrong on the test set. Rows are labels, columns answers.",
-    "reliability": "Left: how often an answer is right against how sure the network was of it; on "
-    "the dashed line both are the same. Right: how many answers that is.",
-    "mistakes": "The wrong answers that the network is surest of, on the test set. Some of the "
-    "labels look odd to people too.",
-    "averages": "What the classes look like: the average of each one's training images.",
-    "hidden_units": "What light speaks for a class (vermilion) or against it (blue). Above, by all "
-    "hidden units; below, by the one with the largest weight to the class, which still looks like "
-    "the noise that its weights began as.",
+    "confusion": "Confusion matrix of the test set. Rows are labels, columns predictions.",
+    "reliability": "Left: accuracy by the probability of the predicted class; the dashed line is "
+    "perfect calibration. Right: the number of predictions.",
+    "mistakes": "The wrong predictions of highest probability, on the test set. Some of the labels "
+    "look odd to people too.",
+    "averages": "The average of each class's training images.",
+    "hidden_units": "Pixels that speak for a class (vermilion) or against it (blue). Above: "
+    "summed over all hidden units. Below: the unit with the largest weight to the class, which "
+    "still looks like the noise that its weights were initialized with.",
 }
 
 
 def main() -> int:
-    """Write the report; the exit status says whether it was."""
+    """Write the report; the exit status says whether it was written."""
     try:
         page = build(Path())
     except (OSError, ValueError) as error:
@@ -67,175 +69,147 @@ def main() -> int:
 
 
 def build(root: Path) -> str:
-    """Make the page from what lies in `root`.
+    """Build the page from the files below `root`.
 
     Raises:
-        ValueError: a file that the pipeline writes is missing or is not what it should be.
+        ValueError: a file that the pipeline writes is missing or damaged.
     """
-    lock = read_lock(root / LOCK)
+    lock = read(root / LOCK, yaml.safe_load).get("stages", {})
+    if missing := [stage for stage in STAGES if stage not in lock]:
+        raise ValueError(f"{root / LOCK} has no run of {', '.join(missing)}; run `make` first")
     params = run_params(lock)
     train, evaluate, export = (
-        read_json(root / f"metrics/{stage}.json") for stage in ("train", "evaluate", "export")
+        read(root / f"metrics/{stage}.json", json.loads)
+        for stage in ("train", "evaluate", "export")
     )
-    figures = {name: picture(root / f"plots/{name}.png") for name in ("history", *PICTURES)}
-    compared = params["dataset"]["name"] == paper.DATASET
-    return Template(read(PAGE)).substitute(
+    files = params.get("fetch", {}).pop("files", {})
+    examples = evaluate.get("train_examples", {})
+    figures = {name: figure(root / f"plots/{name}.png", text) for name, text in PICTURES.items()}
+    metrics = {key: value for key, value in (train | evaluate).items() if key not in OWN_TABLES}
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(
         name=escape(params["dataset"]["name"]),
-        shape=escape(shape(params)),
+        shape=shape(params),
         cards=cards(train, evaluate, export),
         paper_title=escape(paper.TITLE),
-        paper=paper_table(train, evaluate)
-        if compared
-        else "<p>Its numbers are of other data than these.</p>",
-        history=figure(
-            figures.pop("history"),
-            "Loss and accuracy by epoch, on the training images while the weights still move. "
-            "The inset and the circles are the paper's log (figure 8).",
-        ),
-        pictures="".join(figure(figures[name], text) for name, text in PICTURES.items()),
+        paper=paper_table(train, evaluate, examples)
+        if params["dataset"]["name"] == paper.DATASET
+        else "<p>The paper's numbers are of other data than these.</p>",
+        history=figures.pop("history"),
+        pictures="".join(figures.values()),
         classes=class_table(evaluate.get("per_class", {})),
-        measured=mapping_table(
-            {key: value for key, value in (train | evaluate).items() if key not in OWN_TABLES}
+        metrics=table(leaves(metrics)),
+        examples=table(
+            [(key, row["class"], row["name"], row["probability"]) for key, row in examples.items()],
+            ("training image", "class", "name", "probability"),
         ),
-        examples=example_table(evaluate.get("train_examples", {})),
-        data=data_tables(params, lock),
-        export=mapping_table(export),
+        data=data_tables(params["dataset"], files, lock),
+        export=table(leaves(export)),
         runtimes=runtimes(root / CONFORMANCE),
         params=escape(
-            yaml.safe_dump(
-                without_files(params), allow_unicode=True, sort_keys=False, default_flow_style=None
-            )
+            yaml.safe_dump(params, allow_unicode=True, sort_keys=False, default_flow_style=None)
         ),
-        made=mapping_table(environment(root)),
+        made=table(made_with(root).items()),
     )
 
 
-def read(path: Path) -> str:
-    """Read a text file; say what to run where it is missing."""
+def read(path: Path, load: Callable[[str], Any]) -> dict[str, Any]:
+    """Read a mapping from a JSON or YAML file; name what writes the file if it can't be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return dict(load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; `make` writes it") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of metrics."""
-    try:
-        return dict(json.loads(read(path)))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error}); `make` writes it anew") from None
-
-
-def read_lock(path: Path) -> dict[str, Any]:
-    """Read what the last run of each stage was made of.
-
-    Raises:
-        ValueError: the file is missing or broken, or some stage has never run.
-    """
-    try:
-        stages = dict(yaml.safe_load(read(path))["stages"])
-    except (yaml.YAMLError, KeyError, TypeError):
-        raise ValueError(f"{path} is not a lock file of DVC's; `make` writes it anew") from None
-    if missing := [stage for stage in STAGES if stage not in stages]:
-        raise ValueError(f"{path} holds no run of {', '.join(missing)}; run `make` first")
-    return stages
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({reason}); `make` writes it anew") from None
 
 
 def run_params(lock: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect the parameters that the stages were last run with, by section."""
+    """Collect the parameters that the stages last ran with, as nested mappings."""
     params: dict[str, Any] = {}
     for stage in STAGES:
-        for key, value in lock[stage]["params"]["params.yaml"].items():
-            if "." not in key:  # a stage may need one key of another's section
-                params[key] = value
+        for key, value in lock[stage].get("params", {}).get("params.yaml", {}).items():
+            *sections, last = key.split(".")  # a stage may depend on one key of a section
+            node = params
+            for section in sections:
+                node = node.setdefault(section, {})
+            both = isinstance(value, dict) and isinstance(node.get(last), dict)
+            node[last] = node[last] | value if both else value
     return params
 
 
-def without_files(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out `fetch.files`, which has a table of its own."""
-    fetch = {key: value for key, value in params.get("fetch", {}).items() if key != "files"}
-    return {**params, "fetch": fetch}
-
-
 def shape(params: Mapping[str, Any]) -> str:
-    """Say the network's size."""
+    """Format the units of all layers, as 784-800-10."""
     height, width = params["dataset"]["image_shape"]
-    units, classes = params["train"]["hidden_units"], len(params["dataset"]["classes"]["en"])
-    return f"{height * width} pixels, {units} hidden units, {classes} classes"
+    units = [height * width, *params["train"]["hidden_units"], params["dataset"]["classes"]]
+    return "-".join(map(str, units))
 
 
-def picture(path: Path) -> str:
-    """Read a PNG as a data URI."""
+def figure(path: Path, text: str) -> str:
+    """Embed a PNG; narrow screens scroll it, as its letters would be too small."""
     if not path.exists():
         raise ValueError(f"{path} is missing; `make` draws it")
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def figure(source: str, text: str) -> str:
-    """Show a picture; narrow screens scroll it, as its letters would be too small."""
+    source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
     return (
         f'<figure><div class="scroll" tabindex="0"><img src="{source}" alt="{escape(text)}"></div>'
         f"<figcaption>{escape(text)}</figcaption></figure>"
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool = False) -> str:
-    """Write a table; cells are escaped, numbers get thousands separators."""
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(str(first))}</th>'
-        + "".join(f"<td>{escape(written(cell))}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in rows
-    )
-    kind = ' class="numbers"' if numbers else ""
-    return (
-        f'<div class="scroll" tabindex="0"><table{kind}><thead><tr>{titles}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+def table(rows: Any, head: Sequence[str] = (), numbers: bool = False) -> str:
+    """Format rows as a table, cells escaped; `numbers` aligns all but the first to the right."""
+    cells = [[written(cell) for cell in row] for row in rows]
+    align = ["left", *["right" if numbers else "left"] * (len(cells[0]) - 1)] if cells else None
+    made = tabulate(cells, head, "html", disable_numparse=True, colalign=align)
+    return f'<div class="scroll" tabindex="0">{made}</div>'
 
 
 def written(value: object) -> str:
-    """Write a value of a JSON or YAML file for people."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:g}" if abs(value) < 1e-3 else f"{value:.6f}".rstrip("0").rstrip(".")
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
+    """Format a value of a JSON or YAML file for reading."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.6g}"
+        case list():
+            return ", ".join(map(str, value))
     return str(value)
 
 
-def mapping_table(values: Mapping[str, Any]) -> str:
-    """Write nested mappings as a table of dotted keys and values."""
-    return table(("", ""), leaves(values))
+def leaves(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings with their dotted keys."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, values
 
 
 def cards(train: Mapping[str, Any], evaluate: Mapping[str, Any], export: Mapping[str, Any]) -> str:
-    """Write the headline figures, as far as the metrics have them."""
-    found = [
-        ("test accuracy", evaluate.get("test_accuracy")),
-        ("test loss", evaluate.get("test_loss")),
-        ("training accuracy", train.get("train_accuracy")),
-        ("calibration error", evaluate.get("expected_calibration_error")),
-    ]
-    shown = [(text, f"{value:.4f}") for text, value in found if value is not None]
+    """Format the headline metrics that this run has."""
+    found = {
+        "test accuracy": evaluate.get("test_accuracy"),
+        "test loss": evaluate.get("test_loss"),
+        "training accuracy": train.get("train_accuracy"),
+        "calibration error": evaluate.get("expected_calibration_error"),
+    }
+    shown = [(text, f"{value:.4f}") for text, value in found.items() if value is not None]
     if {"images", "argmax_agreement"} <= export.keys():
-        of = f"of {export['images']:,} images: ONNX names the class that Keras does"
+        of = f"of {export['images']:,} images: ONNX predicts the class that Keras predicts"
         shown.append((of, f"{export['argmax_agreement']:,}"))
     return "".join(
         f'<div class="card"><b>{escape(value)}</b>{escape(text)}</div>' for text, value in shown
     )
 
 
-def paper_table(train: Mapping[str, Any], evaluate: Mapping[str, Any]) -> str:
-    """Put the paper's numbers beside this run's, and say what does not hold."""
-    last = paper.LAST_EPOCHS[-1]
-    examples = evaluate.get("train_examples", {})
+def paper_table(
+    train: Mapping[str, Any], evaluate: Mapping[str, Any], examples: Mapping[str, Any]
+) -> str:
+    """Compare the paper's numbers with this run's, and say what does not hold."""
+    last, likeliest = paper.LAST_EPOCHS[-1], max(paper.IMAGE_0.values())
 
     def ours(number: int, key: str) -> object:
         return examples.get(str(number), {}).get(key)
@@ -243,98 +217,84 @@ def paper_table(train: Mapping[str, Any], evaluate: Mapping[str, Any]) -> str:
     rows: list[tuple[object, ...]] = [
         ("training loss, last epoch", last.loss, train["train_loss"], "figure 8"),
         ("training accuracy, last epoch", last.accuracy, train["train_accuracy"], "figure 8"),
-        ("test loss", None, evaluate["test_loss"], "not in the paper"),
-        ("test accuracy", None, evaluate["test_accuracy"], "not in the paper"),
+        ("test loss", None, evaluate.get("test_loss"), "not in the paper"),
+        ("test accuracy", None, evaluate.get("test_accuracy"), "not in the paper"),
+        *(
+            (f"class of training image {number}", found, ours(number, "class"), "figure 11")
+            for number, found in sorted(paper.EXAMPLES.items())
+        ),
+        ("probability of image 0's class", likeliest, ours(0, "probability"), "figure 9"),
     ]
-    rows += [
-        (f"class of training image {number}", answer, ours(number, "class"), "figure 11")
-        for number, answer in sorted(paper.EXAMPLES.items())
-    ]
-    likeliest = max(paper.IMAGE_0.values())
-    rows.append(("probability of image 0's class", likeliest, ours(0, "probability"), "figure 9"))
     claim = (
-        f"The paper's text says that over {100 * paper.CLAIMED_ACCURACY:g} % of the answers are "
-        f"right. That does not hold: its own log ends at {100 * last.accuracy:.2f} %, on the "
-        f"images that it was trained on, and it measures no others. {likeliest:.5f} is the "
-        f"probability of a single image. On the test set this run is right in "
-        f"{100 * evaluate['test_accuracy']:.2f} %."
+        f"The paper claims an accuracy of over {100 * paper.CLAIMED_ACCURACY:g} %. That does not "
+        f"hold: its own log ends at {100 * last.accuracy:.2f} %, on the images that it was trained "
+        f"on, and it measures no others. {likeliest:.5f} is the probability of a single image."
     )
-    return f"<p>{escape(claim)}</p>" + table(("", "paper", "this run", "where"), rows)
+    if "test_accuracy" in evaluate:
+        claim += f" On the test set this run reaches {100 * evaluate['test_accuracy']:.2f} %."
+    return f"<p>{escape(claim)}</p>" + table(rows, ("", "paper", "this run", "where"))
 
 
 def class_table(classes: Mapping[str, Mapping[str, float]]) -> str:
-    """Write the figures of each class."""
+    """Format the metrics of each class."""
     columns = list(next(iter(classes.values()), {}))
-    rows = [
-        (name, *(f"{values[column]:.3f}" for column in columns)) for name, values in classes.items()
-    ]
-    return table(("class", *columns), rows, numbers=True)
+    rows = [(name, *(f"{values[key]:.3f}" for key in columns)) for name, values in classes.items()]
+    return table(rows, ("class", *columns), numbers=True)
 
 
-def example_table(examples: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write what the network says of single training images."""
-    rows = [
-        (number, row["class"], row["name"], row["probability"]) for number, row in examples.items()
-    ]
-    return table(("training image", "class", "name", "probability"), rows)
-
-
-def data_tables(params: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
-    """Write the source files with their hashes, and the arrays made from them."""
-    files = params.get("fetch", {}).get("files", {})
-    rows = [(name, file["bytes"], file["sha256"]) for name, file in files.items()]
-    made = [
+def data_tables(
+    dataset: Mapping[str, Any], files: Mapping[str, Any], lock: Mapping[str, Any]
+) -> str:
+    """Format the data set, its source files, and the arrays and models made from them."""
+    outputs = [
         (output["path"], output["size"], output["md5"])
         for stage in lock.values()
         for output in stage.get("outs", [])
         if output["path"].startswith(("data/prepared/", "models/"))
     ]
-    dataset = params["dataset"]
     height, width = dataset["image_shape"]
-    pixels, classes = height * width, dataset["classes"]["en"]
-    sizes = {output["path"]: output["size"] for output in lock["preprocess"]["outs"]}
-    header = 128  # bytes before the values of such an .npy file
+    names = dataset["class_names"]["en"]
+    sizes = {path: size for path, size, _ in outputs}
     counts = [
-        (split, (sizes[f"data/prepared/{split}_images.npy"] - header) // (4 * pixels))
+        (split, (sizes[f"data/prepared/{split}_images.npy"] - NPY_HEADER) // (4 * height * width))
         for split in ("train", "validation", "test")
     ]
     return (
-        f"<p>{escape(dataset['name'])}: images of {height} × {width} pixels, {len(classes)} "
-        f"classes ({escape(', '.join(classes))}).</p>"
-        + table(("split", "images"), counts, numbers=True)
+        f"<p>{escape(dataset['name'])}: images of {height} × {width} pixels, {len(names)} classes "
+        f"({escape(', '.join(names))}).</p>"
+        + table(counts, ("split", "images"), numbers=True)
         + "<h3>Source files, decompressed</h3>"
-        + table(("file", "bytes", "SHA-256"), rows)
-        + "<h3>What was made of them</h3>"
-        + table(("path", "bytes", "MD5, as DVC records it"), made)
+        + table(
+            [(name, file["bytes"], file["sha256"]) for name, file in files.items()],
+            ("file", "bytes", "SHA-256"),
+        )
+        + "<h3>Arrays and models made from them</h3>"
+        + table(outputs, ("path", "bytes", "MD5, as DVC records it"))
     )
 
 
 def runtimes(path: Path) -> str:
-    """Write what other runtimes make of the ONNX file, if that has been run."""
+    """Format how other runtimes compare, if that has been measured."""
     if not path.exists():
         return "<p>Not run yet: <code>make conformance</code> runs the file in other runtimes.</p>"
-    values = read_json(path)
+    values = read(path, json.loads)
     found = values.pop("runtimes", {})
     columns = list(dict.fromkeys(column for row in found.values() for column in row))
     rows = [(name, *(row.get(column) for column in columns)) for name, row in found.items()]
     titles = [column.replace("_", " ") for column in columns]
-    return table(("runtime", *titles), rows) + mapping_table(values)
+    return table(rows, ("runtime", *titles)) + table(leaves(values))
 
 
-def environment(root: Path) -> dict[str, str]:
-    """Name the commit and what the report was written with."""
-
-    def git(*arguments: str) -> str:
-        try:
-            result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-        except FileNotFoundError:
-            return ""
-        return result.stdout.strip()
-
-    commit = git("log", "-1", "--format=%h, %cs: %s") or "not in git"
+def made_with(root: Path) -> dict[str, str]:
+    """Name the commit, the system and the versions that the report was written with."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        commit = result.stdout.strip()
+    except OSError:  # no git
+        commit = ""
     return {
-        "commit": commit + (" (with changes since)" if git("status", "--porcelain") else ""),
-        "processor": processor(),
+        "commit": commit or "not in git",
         "system": platform.platform(),
         "Python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},

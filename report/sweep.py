@@ -1,29 +1,30 @@
 """Draw experiments as parallel coordinates: `make sweep-picture`, or `… METRIC=validation_loss`.
 
-reads   `dvc exp show --csv`       every experiment of this commit
-writes  docs/sweep.png             an axis for each parameter that differs, one for the metric
+reads   `dvc exp show --csv`       all experiments of this commit
+writes  docs/sweep.png             an axis for each parameter that differs, and one for the metric
+        sweep-METRIC.png           the same where METRIC is not the default
 
-DVC's own (`dvc exp show --pcp`) is a page whose script comes from the network.
+DVC's own (`dvc exp show --pcp`) is a page that loads its script from the network.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
-from fashion_mlp.pictures.style import DPI, INK, STYLE, WIDTH
-from pipeline.files import replacing
+from fashion_mlp.pictures.style import INK, drawing
 
-PICTURE = Path("docs/sweep.png")
 METRIC = "validation_accuracy"
-SPREAD = 0.08  # of an axis, for the experiments that share a value
+PICTURE = Path("docs/sweep.png")
+LOWER_IS_BETTER = ("loss", "error")  # how the names of such metrics end
+SPREAD = 0.08  # of an axis, over which experiments that share a value are spread
 SECTIONS = ("dataset.", "fetch.", "preprocess.", "train.", "evaluate.", "export.")
 
 
@@ -34,7 +35,7 @@ def read_sweep(text: str, metric: str) -> tuple[list[str], list[dict[str, str]]]
         The parameters that differ between experiments, and the experiments that have the metric.
 
     Raises:
-        ValueError: there are not two that have it and differ in a parameter.
+        ValueError: fewer than two experiments have the metric, or no parameter differs.
     """
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["typ"] != "baseline"]
     rows = [row for row in rows if row.get(metric)]
@@ -44,10 +45,17 @@ def read_sweep(text: str, metric: str) -> tuple[list[str], list[dict[str, str]]]
     ]
     if not differing:
         raise ValueError(
-            f"expected two experiments or more with {metric} and other parameters, "
-            f"got {len(rows)}; docs/experiments.md says how to run some"
+            f"expected at least two experiments with {metric} that differ in a parameter, "
+            f"got {len(rows)}; see docs/experiments.md"
         )
     return differing, rows
+
+
+def picture(metric: str) -> Path:
+    """Name the file for a metric; docs/sweep.png, which is committed, is the default metric's."""
+    if metric == METRIC:
+        return PICTURE
+    return Path(f"sweep-{re.sub(r'[^a-z0-9_.]+', '-', metric, flags=re.I)}.png")
 
 
 def positions(values: list[str]) -> tuple[np.ndarray, dict[float, str]]:
@@ -56,30 +64,36 @@ def positions(values: list[str]) -> tuple[np.ndarray, dict[float, str]]:
     Returns:
         The place of each value, float64 (n,), and the labels of the axis by their place.
     """
-    try:
-        distinct = sorted(set(values), key=float)
-    except ValueError:
-        distinct = sorted(set(values))  # names
+    distinct = sorted(set(values), key=order)
     places = dict(zip(distinct, np.linspace(0, 1, len(distinct)), strict=True))
     labels = {float(place): value for value, place in places.items()}
     return np.array([places[value] for value in values]), labels
 
 
+def order(value: str) -> tuple[list[float], str]:
+    """Order numbers, and lists such as [256, 128], by value; names by letter."""
+    return [float(number) for number in re.findall(r"\d+\.?\d*(?:e[-+]?\d+)?", value)], value
+
+
+def quality(results: np.ndarray, metric: str) -> np.ndarray:
+    """Scale results (n,) to 0 for the worst and 1 for the best."""
+    scaled = (results - results.min()) / (np.ptp(results) or 1)
+    return 1 - scaled if metric.endswith(LOWER_IS_BETTER) else scaled
+
+
 def draw(path: Path, names: list[str], rows: list[dict[str, str]], metric: str) -> None:
-    """Draw one line an experiment, in the colour of its metric."""
+    """Draw a line for each experiment, the best on top, darkest, and highest on the last axis."""
     results = np.array([float(row[metric]) for row in rows])
-    low, high = results.min(), results.max()
-    scaled = (results - low) / ((high - low) or 1)
-    axes_places = [positions([row[name] for row in rows]) for name in names]
-    ticks = {float(place): f"{low + place * (high - low):.4f}" for place in np.linspace(0, 1, 5)}
-    axes_places.append((scaled, ticks))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    best = quality(results, metric)
+    worst_to_best = np.linspace(results[best.argmin()], results[best.argmax()], 5)
+    ticks = {place / 4: f"{value:.4f}" for place, value in enumerate(worst_to_best)}
+    axes_places = [*(positions([row[name] for row in rows]) for name in names), (best, ticks)]
+    with drawing(path, 4.2) as figure:
         axes = figure.subplots()
-        colours = mpl.colormaps["viridis"](1 - scaled)
-        for number in np.argsort(scaled):
-            # Beside each other where they share a value, the best on top.
-            beside = [SPREAD * (scaled[number] - 0.5)] * len(names) + [0.0]
+        colours = mpl.colormaps["viridis"](1 - best)  # which ends in its lightest colour
+        for number in np.argsort(best):
+            # Side by side where they share a value of a parameter.
+            beside = [SPREAD * (best[number] - 0.5)] * len(names) + [0.0]
             line = [places[number] for places, _ in axes_places] + np.array(beside)
             axes.plot(range(len(line)), line, color=colours[number], linewidth=2)
         for at, (_, labels) in enumerate(axes_places):
@@ -89,17 +103,16 @@ def draw(path: Path, names: list[str], rows: list[dict[str, str]], metric: str) 
                     label, (at, place), xytext=(7, 0), textcoords="offset points", va="center",
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
                 )  # fmt: skip
-        axes.set_xticks(range(len(axes_places)), [*names, metric])
+        labels_below = [".\n".join(name.rsplit(".", 1)) for name in (*names, metric)]
+        axes.set_xticks(range(len(axes_places)), labels_below)
         axes.set_yticks([])
         axes.set_xlim(-0.1, len(axes_places) - 0.75)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def main() -> int:
-    """Ask DVC, draw, say what was drawn."""
+    """Ask DVC, draw, and report what was drawn."""
     metric = sys.argv[1] if len(sys.argv) > 1 else METRIC
     command = ["dvc", "exp", "show", "--csv", "--no-pager"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -110,8 +123,9 @@ def main() -> int:
     except ValueError as error:
         print(f"sweep-picture: error: {error}", file=sys.stderr)
         return 1
-    draw(PICTURE, names, rows, metric)
-    print(f"sweep-picture: {PICTURE}: {len(rows)} experiments, {', '.join(names)}, {metric}")
+    path = picture(metric)
+    draw(path, names, rows, metric)
+    print(f"sweep-picture: {path}: {len(rows)} experiments, {', '.join(names)}, {metric}")
     return 0
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import gzip
 import hashlib
+import json
 import os
 import shutil
 import signal
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -60,6 +61,35 @@ def edited(values: Any, changes: Mapping[str, Any]) -> Any:
             node = node[parent]
         node[last] = value
     return values
+
+
+def other_values(values: Mapping[str, Any], section: Any = Params, at: str = "") -> dict[str, str]:
+    """Give, for each key of params.yaml that holds a value, another one that its schema allows.
+
+    As text for `-S`, by dotted key; sources, files and class names are left out.
+    """
+    others: dict[str, str] = {}
+    for key, value in values.items():
+        field = getattr(section, "model_fields", {}).get(key)
+        options = get_args(field.annotation) if isinstance(value, str) and field else ()
+        other: Any = None
+        if key in ("sources", "files", "class_names"):
+            continue
+        if isinstance(value, Mapping):
+            others |= other_values(value, field and field.annotation, f"{at}{key}.")
+        elif isinstance(value, bool):
+            other = not value
+        elif isinstance(value, str):
+            other = next((option for option in options if option != value), "Adam")
+        elif isinstance(value, list | tuple):
+            other = [3, 2]
+        elif isinstance(value, int):
+            other = value - 1 if value > 1 else value + 1
+        else:
+            other = value / 2 or 0.25
+        if other is not None:
+            others[at + key] = json.dumps(other, separators=(",", ":")).strip('"')
+    return others
 
 
 class Data(NamedTuple):

@@ -19,7 +19,7 @@ def program(folder: Path, body: str) -> list[str]:
     (folder / "probe.py").write_text(
         "import os, signal, sys, time\n"
         "from pathlib import Path\n"
-        "from fashion_mlp import console\n"
+        "from pipeline import console\n"
         f"def main():\n{lines}"
         "if __name__ == '__main__':\n    console.run(main)\n"
     )

@@ -11,15 +11,15 @@ import numpy as np
 from fashion_mlp.network import engine
 engine.start()
 from fashion_mlp.data.arrays import Split
-from pipeline.params import load_params
-from stages.train import learn
+from fashion_mlp.training.loop import fit
+from pipeline.params import Train
 random = np.random.default_rng(0)
 split = Split(
     random.random((1000, 784), np.float32), np.eye(10, dtype=np.float32)[np.arange(1000) % 10]
 )
-params = load_params().train.model_copy(update={"epochs": 3})
-network, history = learn(params, split, Split(split.images[:0], split.labels[:0]), [])
-weights = b"".join(weight.tobytes() for weight in network.get_weights())
+nothing = Split(split.images[:0], split.labels[:0])
+layers, history = fit(Train(epochs=2), split, nothing, (28, 28))
+weights = b"".join(layer.kernel.tobytes() + layer.bias.tobytes() for layer in layers)
 print(hashlib.sha256(weights).hexdigest(), *history["loss"])
 """
 
@@ -51,7 +51,7 @@ def test_start_trains_to_the_same_bits_whatever_the_threads_and_the_processor() 
 
 def test_start_is_silent_and_refuses_to_come_too_late() -> None:
     code = (
-        "from fashion_mlp import engine\n"
+        "from fashion_mlp.network import engine\n"
         "engine.start(); engine.start()\n"
         "import os; del os.environ['FASHION_MLP_ENGINE']\n"
         "try: engine.start()\n"
@@ -65,7 +65,7 @@ def test_start_is_silent_and_refuses_to_come_too_late() -> None:
 def test_start_leaves_out_what_keras_would_import_for_nothing_and_others_still_can() -> None:
     code = (
         "import sys\n"
-        "from fashion_mlp import engine\n"
+        "from fashion_mlp.network import engine\n"
         "engine.start()\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {*engine.UNUSED}))\n"
         "import matplotlib.figure, sklearn.metrics\n"
@@ -76,7 +76,7 @@ def test_start_leaves_out_what_keras_would_import_for_nothing_and_others_still_c
 def test_start_spares_the_garbage_collector_and_leaves_it_as_it_was() -> None:
     code = (
         "import gc\n"
-        "from fashion_mlp import engine\n"
+        "from fashion_mlp.network import engine\n"
         "{before}engine.start()\n"
         "print(gc.isenabled(), gc.get_freeze_count() > 100_000, len(gc.get_objects()) < 100_000)\n"
     )
@@ -85,6 +85,18 @@ def test_start_spares_the_garbage_collector_and_leaves_it_as_it_was() -> None:
         "True True True\n",
         "False True True\n",
     ]
+
+
+def test_start_refuses_a_gpu_that_is_not_there() -> None:
+    code = (
+        "from fashion_mlp.network import engine\n"
+        "try: engine.start('gpu')\n"
+        "except RuntimeError as error: print(error)\n"
+    )
+    assert finish(start(code, CUDA_VISIBLE_DEVICES=""))[0] == (
+        "params.yaml: train.device: expected a GPU that TensorFlow can use, found none; "
+        "set it to cpu\n"
+    )
 
 
 def test_start_uses_tensorflow_on_the_processor_whatever_is_set(engine: None) -> None:

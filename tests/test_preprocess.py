@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.params import File
 from stages import preprocess as stage
@@ -19,11 +20,13 @@ from tests.conftest import (
     Data,
     idx_bytes,
     make_data,
+    small_values,
     snapshot,
 )
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 LAST = "t10k-labels-idx1-ubyte"
+NONE: dict[str, File] = {}
 
 
 @pytest.fixture
@@ -31,10 +34,13 @@ def raw(data: Data, tmp_path: Path) -> Path:
     return data.write(tmp_path / "raw")
 
 
-def run(raw: Path, data: Data, validation_images: int = 0, **changes: Any) -> dict[str, int]:
-    files = data.files | changes.pop("files", {})
-    shape = changes.pop("shape", (HEIGHT, WIDTH))
-    return prepare(raw, raw.parent / "prepared", files, shape, CLASSES, validation_images)
+def run(
+    raw: Path, data: Data, validation_images: int = 0, files: Mapping[str, File] = NONE
+) -> dict[str, int]:
+    shape = (HEIGHT, WIDTH)
+    return prepare(
+        raw, raw.parent / "prepared", {**data.files, **files}, shape, CLASSES, validation_images
+    )
 
 
 def arrays(raw: Path) -> dict[str, np.ndarray]:
@@ -102,61 +108,67 @@ def test_prepare_refuses_to_hold_out_every_image(raw: Path, data: Data, count: i
     )
 
 
-def test_prepare_refuses_a_truncated_file(raw: Path, data: Data) -> None:
-    (raw / LAST).write_bytes(data.contents[LAST][:-3])
-    with pytest.raises(ValueError) as error:
-        run(raw, data)
-    said = "its header says (100,), which is 108 bytes; the file has 105"
-    assert str(error.value) == f"{raw / LAST}: {said}"
-
-
-def test_prepare_refuses_labels_given_as_images(raw: Path, data: Data) -> None:
-    (raw / IMAGES).write_bytes(data.contents[LABELS])
-    with pytest.raises(ValueError) as error:
-        run(raw, data)
-    assert str(error.value) == f"{raw / IMAGES}: expected 3 axes, got 1 (labels have 1)"
-
-
-def test_prepare_refuses_images_given_as_labels(raw: Path, data: Data) -> None:
-    (raw / LABELS).write_bytes(data.contents[IMAGES])
-    with pytest.raises(ValueError) as error:
-        run(raw, data)
-    assert str(error.value) == f"{raw / LABELS}: expected 1 axes, got 3 (images have 3)"
-
-
-def test_prepare_refuses_images_of_another_shape(raw: Path, data: Data) -> None:
-    with pytest.raises(ValueError) as error:
-        run(raw, data, shape=(WIDTH, HEIGHT))
-    assert str(error.value) == (
-        f"{raw / IMAGES}: expected images of (3, 4) pixels (dataset.image_shape), got (4, 3)"
-    )
-
-
-def test_prepare_refuses_more_images_than_labels(raw: Path, data: Data) -> None:
-    replace(raw, LABELS, idx_bytes(data.arrays[LABELS][:-1]))
-    with pytest.raises(ValueError) as error:
-        run(raw, data)
-    assert str(error.value) == f"{raw}: 300 train images but 299 labels"
-
-
-def test_prepare_refuses_another_hash(raw: Path, data: Data) -> None:
-    content = bytearray(data.contents[LAST])
-    content[-1] = (content[-1] + 1) % CLASSES
-    found = replace(raw, LAST, bytes(content))[LAST]
-    with pytest.raises(ValueError) as error:
-        run(raw, data)
-    assert str(error.value) == (
-        f"{raw / LAST}: expected SHA-256 {data.files[LAST].sha256}, got {found.sha256}; "
-        f"run `dvc repro --force fetch`"
-    )
-
-
-def test_prepare_refuses_a_label_out_of_range(raw: Path, data: Data) -> None:
+def other_labels(data: Data, number: int, label: int) -> bytes:
     labels = data.arrays[LAST].copy()
-    labels[7] = CLASSES
+    labels[number] = label
+    return idx_bytes(labels)
+
+
+# What a raw file holds instead, and what is said; where `True`, params.yaml says it is right.
+REFUSED: dict[str, tuple[str, Callable[[Data], bytes], bool, str]] = {
+    "truncated": (
+        LAST,
+        lambda data: data.contents[LAST][:-3],
+        False,
+        f"/{LAST}: its header says (100,), which is 108 bytes; the file has 105",
+    ),
+    "labels given as images": (
+        IMAGES,
+        lambda data: data.contents[LABELS],
+        False,
+        f"/{IMAGES}: expected 3 axes, got 1 (labels have 1)",
+    ),
+    "images given as labels": (
+        LABELS,
+        lambda data: data.contents[IMAGES],
+        False,
+        f"/{LABELS}: expected 1 axes, got 3 (images have 3)",
+    ),
+    "another shape": (
+        IMAGES,
+        lambda data: idx_bytes(data.arrays[IMAGES].transpose(0, 2, 1)),
+        True,
+        f"/{IMAGES}: expected images of (4, 3) pixels (dataset.image_shape), got (3, 4)",
+    ),
+    "a label short": (
+        LABELS,
+        lambda data: idx_bytes(data.arrays[LABELS][:-1]),
+        True,
+        ": 300 train images but 299 labels",
+    ),
+    "another content": (
+        LAST,
+        lambda data: other_labels(data, 99, (data.arrays[LAST][99] + 1) % CLASSES),
+        False,
+        f"/{LAST}: expected SHA-256 {{wanted}}, got {{found}}; run `dvc repro --force fetch`",
+    ),
+    "a label out of range": (
+        LAST,
+        lambda data: other_labels(data, 7, CLASSES),
+        True,
+        f"/{LAST}: expected labels 0…9 (dataset.classes), got 10",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_prepare_refuses(raw: Path, data: Data, fault: str) -> None:
+    name, content, stated, message = REFUSED[fault]
+    found = replace(raw, name, content(data))
     with pytest.raises(ValueError) as error:
-        run(raw, data, files=replace(raw, LAST, idx_bytes(labels)))
-    assert str(error.value) == f"{raw / LAST}: expected labels 0…9 (dataset.classes), got 10"
+        run(raw, data, files=found if stated else NONE)
+    hashes = {"wanted": data.files[name].sha256, "found": found[name].sha256}
+    assert str(error.value) == f"{raw}{message.format(**hashes)}"
 
 
 @pytest.mark.parametrize("name", [IMAGES, LABELS, LAST])
@@ -178,26 +190,29 @@ def test_prepare_twice_gives_the_same_bytes(raw: Path, data: Data) -> None:
     assert snapshot(raw.parent / "prepared") == before
 
 
+# Prints the peak of its memory in KiB.
 PEAK = """
 import sys
 from pathlib import Path
-from pipeline.params import File
+from pipeline.params import File, Source
+from stages.fetch import fetch
 from stages.preprocess import prepare
-raw = Path(sys.argv[1])
+folder = Path(sys.argv[1])
 files = {
     name: File(bytes=int(size), sha256=digest)
     for name, size, digest in (line.split() for line in sys.stdin)
 }
-prepare(raw, raw.parent / "prepared", files, (14, 14), 10, 100)
+fetch([Source(folder=str(folder))], files, 1, folder.parent / "raw")
+prepare(folder.parent / "raw", folder.parent / "prepared", files, (16, 16), 10, 100)
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
 
 
 def peak(folder: Path, data: Data) -> int:
-    """Peak memory in KiB of a process that prepares a data set."""
+    """Peak memory in KiB of a process that fetches and prepares a data set."""
     table = "".join(f"{name} {f.bytes} {f.sha256}\n" for name, f in data.files.items())
     result = subprocess.run(
-        [sys.executable, "-c", PEAK, str(data.write(folder))],
+        [sys.executable, "-c", PEAK, str(data.write(folder, compressed=True))],
         input=table,
         cwd=ROOT,
         capture_output=True,
@@ -207,14 +222,21 @@ def peak(folder: Path, data: Data) -> int:
     return int(result.stdout.splitlines()[-1])
 
 
-def test_prepare_needs_no_more_memory_for_ten_times_the_images(tmp_path: Path) -> None:
-    one = peak(tmp_path / "one/raw", make_data(8_000, 10, 14, 14))
-    ten = peak(tmp_path / "ten/raw", make_data(80_000, 10, 14, 14))  # 63 MB as float32
+def test_fetch_and_prepare_need_no_more_memory_for_ten_times_the_images(tmp_path: Path) -> None:
+    one = peak(tmp_path / "one/in", make_data(4_000, 10, 16, 16))
+    ten = peak(tmp_path / "ten/in", make_data(40_000, 10, 16, 16))  # 10 MB, as float32 41 MB
     assert abs(ten - one) < 4096
 
 
-def test_main_prints_the_counts(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = snapshot(work / "data/prepared")
+def test_main_prints_the_counts(
+    raw: Path, data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(raw, data, validation_images=20)
+    monkeypatch.chdir(raw.parent)
+    values = small_values(data, **{"preprocess.validation_images": 20})
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    raw.parent.joinpath("data").mkdir()
+    raw.rename("data/raw")
     stage.main()
-    assert snapshot(work / "data/prepared") == before
-    assert capsys.readouterr().out == "preprocess: 300 train, 0 validation, 100 test\n"
+    assert snapshot(Path("data/prepared")) == snapshot(Path("prepared"))
+    assert capsys.readouterr().out == "preprocess: 280 train, 20 validation, 100 test\n"

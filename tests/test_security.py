@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from fashion_mlp.data.arrays import load_split
-from fashion_mlp.network import engine
 
 
 class Touch:
@@ -21,25 +20,21 @@ class Touch:
         return Path.touch, (self.path,)
 
 
-def test_load_split_runs_nothing_of_a_pickled_array(tmp_path: Path) -> None:
-    victim = tmp_path / "ran"
-    array = np.array([Touch(victim)], dtype=object)
-    np.save(tmp_path / "train_images.npy", array, allow_pickle=True)
+@pytest.mark.parametrize("bare", [False, True])
+def test_load_split_runs_nothing_of_a_pickle(bare: bool, tmp_path: Path) -> None:
+    victim, path = tmp_path / "ran", tmp_path / "train_images.npy"
+    if bare:
+        path.write_bytes(pickle.dumps(Touch(victim)))
+    else:
+        np.save(path, np.array([Touch(victim)], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"train_images\.npy: not a whole \.npy file"):
         load_split("train", 784, 10, tmp_path)
     assert not victim.exists()
+    np.load(path, allow_pickle=True)
+    assert victim.exists()  # it was armed
 
 
-def test_load_split_runs_nothing_of_a_bare_pickle(tmp_path: Path) -> None:
-    victim = tmp_path / "ran"
-    (tmp_path / "train_images.npy").write_bytes(pickle.dumps(Touch(victim)))
-    with pytest.raises(ValueError, match=r"train_images\.npy: not a whole \.npy file"):
-        load_split("train", 784, 10, tmp_path)
-    assert not victim.exists()
-
-
-def test_load_network_runs_nothing_of_a_lambda(tmp_path: Path) -> None:
-    engine.start()
+def test_load_network_runs_nothing_of_a_lambda(engine: None, tmp_path: Path) -> None:
     import keras
 
     from fashion_mlp.network.model import load_network

@@ -1,4 +1,4 @@
-"""Results shared through real servers on loopback, S3's protocol and SSH: `make test-sharing`.
+"""Results shared through real servers on loopback, S3's protocol and SSH: `make check-sharing`.
 
 Plays three machines: the first pushes, the second has a clone and pulls everything; then objects
 on the remote are damaged and removed, and the third is told which, and makes them again.

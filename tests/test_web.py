@@ -7,29 +7,24 @@ from __future__ import annotations
 
 import base64
 import functools
-import json
 import re
-import subprocess
 import threading
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from consumers.python import predict
-from tests.photos import all_photos, encoded, photo, png_chunks, refused_photos
+from tests.photos import all_photos, encoded, odd_photos, photo, refused_photos
 
 pytestmark = pytest.mark.web
 
 WEB = Path("consumers/web")
-PHOTOS = all_photos()
 REFUSED = refused_photos()
 OUTLINE = [(0.35, 0.15), (0.15, 0.3), (0.22, 0.45), (0.32, 0.38), (0.32, 0.85), (0.68, 0.85)]
 OUTLINE += [(0.68, 0.38), (0.78, 0.45), (0.85, 0.3), (0.65, 0.15), (0.5, 0.2), (0.35, 0.15)]
@@ -94,25 +89,25 @@ def bare(browser: Browser, address: str) -> Iterator[Page]:
     page.close()
 
 
-def decode(page: Page, data: bytes) -> dict[str, Any]:
+def decode(page: Page, data: bytes, shape: Sequence[int] = (28, 28)) -> dict[str, Any]:
     """Let the page's worker read a photo: {picture} or {refused}."""
     answer: dict[str, Any] = page.evaluate(
-        """async (data) => {
+        """async ([data, shape]) => {
           const file = new Blob([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))]);
           const answer = new Promise((done) => (worker.onmessage = (event) => done(event.data)));
-          worker.postMessage({ id: 1, file });
+          worker.postMessage({ id: 1, file, shape });
           const { picture, refused } = await answer;
           return { picture: picture && [...picture], refused };
         }""",
-        base64.b64encode(data).decode(),
+        [base64.b64encode(data).decode(), shape],
     )
     return answer
 
 
-def expected(data: bytes, folder: Path) -> np.ndarray:
-    """Read a photo by predict.py: int64 (28, 28)."""
+def expected(data: bytes, folder: Path, shape: tuple[int, int] = (28, 28)) -> np.ndarray:
+    """Read a photo by predict.py: int64 of a shape."""
     (folder / "photo").write_bytes(data)
-    return predict.to_picture(predict.read_photo(folder / "photo")).astype(np.int64)
+    return predict.to_picture(predict.read_photo(folder / "photo"), shape).astype(np.int64)
 
 
 def choose(page: Page, data: bytes, name: str = "photo.png") -> None:
@@ -161,32 +156,46 @@ def shares(page: Page) -> np.ndarray:
 
 def network(picture: np.ndarray) -> np.ndarray:
     """Run onnxruntime outside the browser: probabilities (10,)."""
-    session = onnxruntime.InferenceSession(predict.MODEL)
-    return predict.predict(session, picture.astype(np.uint8))
+    return predict.Network(predict.MODEL).predict(picture.astype(np.uint8))
 
 
-@pytest.mark.parametrize("name", PHOTOS)
-def test_decode_sees_what_predict_sees(name: str, bare: Page, tmp_path: Path) -> None:
-    picture = np.reshape(decode(bare, PHOTOS[name])["picture"], (28, 28))
-    assert abs(picture - expected(PHOTOS[name], tmp_path)).max() <= 1
+@pytest.mark.parametrize("photos", [all_photos, odd_photos])
+def test_decode_sees_what_predict_sees(
+    photos: Callable[[], dict[str, bytes]], bare: Page, tmp_path: Path
+) -> None:
+    differing = {}
+    for name, data in photos().items():
+        answer = decode(bare, data)
+        try:
+            picture = expected(data, tmp_path)
+        except ValueError as error:
+            if not answer["refused"]:
+                differing[name] = f"refused by predict.py: {error}"
+            continue
+        if answer["refused"]:
+            differing[name] = f"refused by the page: {answer['refused']['code']}"
+        elif (distance := abs(np.reshape(answer["picture"], (28, 28)) - picture).max()) > 1:
+            differing[name] = f"{distance} levels apart"
+    assert differing == {}
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (20, 40), (40, 12)])
+def test_decode_fits_other_shapes(shape: tuple[int, int], bare: Page, tmp_path: Path) -> None:
+    data = encoded(photo(noise=5))
+    picture = np.reshape(decode(bare, data, shape)["picture"], shape)
+    np.testing.assert_array_equal(picture, expected(data, tmp_path, shape))
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_decode_refuses(name: str, bare: Page) -> None:
     data, _, code = REFUSED[name]
-    answer = decode(bare, data)
-    assert answer["refused"]["code"] == code
+    assert decode(bare, data)["refused"]["code"] == code
 
 
 def test_decode_takes_cmyk(bare: Page, tmp_path: Path) -> None:
     data = encoded(photo().convert("CMYK"), "JPEG")
     picture = np.reshape(decode(bare, data)["picture"], (28, 28))
     assert abs(picture - expected(data, tmp_path)).max() <= 8  # decoders may convert otherwise
-
-
-def test_decode_refuses_a_png_that_is_larger_than_it_says(bare: Page) -> None:
-    data = png_chunks(10, 10, 8, (b"IDAT", zlib.compress(bytes(200_000_000), 1)))
-    assert decode(bare, data)["refused"]["code"] in ("oneColour", "broken")
 
 
 def test_strip_click_shows_picture_bars_and_label(page: Page) -> None:
@@ -261,34 +270,18 @@ def test_error_stands_alone_and_goes_with_the_next_answer(page: Page) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_photo_of_50_megapixels_does_not_freeze_the_page(kind: str, page: Page) -> None:
-    data = encoded(photo((8000, 6250), "shoe"), kind)
-    page.evaluate(
-        """() => {
-          window.longest = 0;
-          let last = performance.now();
-          setInterval(() => {
-            longest = Math.max(longest, performance.now() - last);
-            last = performance.now();
-          }, 10);
-        }"""
-    )
-    choose(page, data)
-    expect(page.locator("#details")).to_contain_text("Picture:", timeout=30_000)
-    assert page.evaluate("longest") < 1000  # ms; its decoding alone takes longer on a slow machine
-
-
-def test_later_question_wins_over_a_slow_photo(page: Page) -> None:
-    choose(page, encoded(photo((6000, 5000))))
+def test_page_answers_while_a_photo_of_50_megapixels_is_decoded(kind: str, page: Page) -> None:
+    choose(page, encoded(photo((8000, 6250), "shoe"), kind))
     page.click("#tab-tests")
     page.click("#strip button:nth-child(1)")
-    page.wait_for_timeout(3000)
+    expect(page.locator("#details")).to_contain_text("label")
+    page.wait_for_timeout(3000)  # the photo's late answer must not replace the newer one
     expect(page.locator("#details")).to_contain_text("label")
 
 
 def draw(page: Page) -> None:
     page.click("#tab-drawing")
-    box = page.locator("#paper").bounding_box()
+    box = page.locator("#sketch").bounding_box()
     assert box
     points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in OUTLINE]
     page.mouse.move(*points[0])
@@ -298,17 +291,13 @@ def draw(page: Page) -> None:
     page.mouse.up()
 
 
-def test_drawing_is_named_and_cleared(page: Page) -> None:
+def test_drawing_is_named_and_undone(page: Page) -> None:
     draw(page)
     expect(page.locator("#result")).to_contain_text("T-shirt/top")
     assert seen(page)[14, 14] > 150  # filled
     page.click("#undo")
     expect(page.locator("#result")).to_have_text("Choose a picture")
     assert seen(page).max() == 0
-
-
-def test_drawing_without_fill_is_an_outline(page: Page) -> None:
-    page.click("#tab-drawing")
     page.uncheck("#filled")
     draw(page)
     expect(page.locator("#result")).to_contain_text("%")
@@ -317,16 +306,31 @@ def test_drawing_without_fill_is_an_outline(page: Page) -> None:
     expect(page.locator("#result")).to_have_text("Choose a picture")
 
 
+def test_altered_canvas_is_reported(page: Page) -> None:
+    page.evaluate(
+        """() => {
+          const read = OffscreenCanvasRenderingContext2D.prototype.getImageData;
+          OffscreenCanvasRenderingContext2D.prototype.getImageData = function (...area) {
+            const image = read.apply(this, area);
+            image.data[40] ^= 1;
+            return image;
+          };
+        }"""
+    )
+    draw(page)
+    expect(page.locator("#error")).to_contain_text("This browser alters what a page reads")
+
+
 def test_drawing_by_touch(open_page: Opener) -> None:
     page = open_page(360, 740, has_touch=True, is_mobile=True)
     page.tap("#tab-drawing")
-    page.tap("#paper")
+    page.tap("#sketch")
     expect(page.locator("#result")).to_contain_text("%")
 
 
 def test_drawing_by_keyboard(page: Page) -> None:
     page.click("#tab-drawing")
-    page.focus("#paper")
+    page.focus("#sketch")
     for key, times in [("Space", 1), ("ArrowDown", 20), ("ArrowRight", 8), ("Space", 1)]:
         for _ in range(times):
             page.keyboard.press(key)
@@ -349,10 +353,10 @@ def test_language_is_the_browser_s_at_first(open_page: Opener) -> None:
     expect(open_page(locale="ru-RU").locator("h1")).to_have_text("Что это?")
 
 
-def test_words_are_the_same_in_both_languages(page: Page) -> None:
-    words = page.evaluate("import('./words.js').then(({ WORDS }) => WORDS)")
+def test_strings_are_the_same_in_both_languages(page: Page) -> None:
+    strings = page.evaluate("import('./strings.js').then(({ STRINGS }) => STRINGS)")
     gaps = [
-        {key: sorted(re.findall(r"\{\w+\}", text)) for key, text in words[language].items()}
+        {key: sorted(re.findall(r"\{\w+\}", text)) for key, text in strings[language].items()}
         for language in ("en", "ru")
     ]
     assert gaps[0] == gaps[1]
@@ -380,16 +384,12 @@ def test_text_stands_out_from_its_card(scheme: str, open_page: Opener) -> None:
     assert contrast(ink, ground) >= 4.5  # WCAG 2, level AA
 
 
-def contrast(one: list[int], other: list[int]) -> float:
+def contrast(*colours: list[int]) -> float:
     """Contrast ratio of two sRGB colours, as WCAG 2 defines it."""
-    lights = []
-    for colour in (one, other):
-        linear = [
-            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-            for c in (value / 255 for value in colour[:3])
-        ]
-        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
-    return (max(lights) + 0.05) / (min(lights) + 0.05)
+    values = np.array([colour[:3] for colour in colours]) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    lights = linear @ [0.2126, 0.7152, 0.0722]
+    return float((lights.max() + 0.05) / (lights.min() + 0.05))
 
 
 @pytest.mark.parametrize("missing", ["fashion_mlp.onnx", "onnxruntime.js", "onnxruntime.wasm"])
@@ -417,42 +417,14 @@ def test_photos_of_test_pictures_come_back_as_their_class() -> None:
     """1,000 test pictures, enlarged, negated, on white: nearly as many right as there were."""
     images = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8, count=16 + 784_000)[16:]
     labels = np.fromfile("data/raw/t10k-labels-idx1-ubyte", np.uint8, count=1008)[8:]
-    session = predict.load_model(predict.MODEL)
+    trained = predict.Network(predict.MODEL)
     plain, through = [], []
     for image in images.reshape(-1, 28, 28):
-        plain.append(predict.predict(session, image).argmax())
+        plain.append(trained.predict(image).argmax())
         large = Image.fromarray(255 - image).resize((280, 280), Image.Resampling.BICUBIC)
         paper = Image.new("L", (450, 500), 255)
         paper.paste(large, (85, 110))
-        through.append(predict.predict(session, predict.to_picture(paper)).argmax())
+        through.append(trained.predict(predict.to_picture(paper)).argmax())
     right, of = (int((np.array(found) == labels).sum()) for found in (through, plain))
     print(f"photos of test pictures: {right} of 1,000 right; the pictures themselves: {of}")
     assert right >= of - 25
-
-
-def test_conformance_runs_all_images_and_agrees(tmp_path: Path) -> None:
-    images = np.load("data/prepared/test_images.npy", mmap_mode="r")[:2500]
-    np.save(tmp_path / "images.npy", images)
-    out = tmp_path / "out.bin"
-    done = subprocess.run(
-        ["node", WEB / "conformance.mjs", predict.MODEL, tmp_path / "images.npy", out],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    result = json.loads(done.stdout)
-    assert re.fullmatch(r"onnxruntime-web \(WASM\) in Chromium \d+", result["runtime"])
-    ours = np.fromfile(out, "<f4").reshape(2500, 10)
-    session = onnxruntime.InferenceSession(predict.MODEL)
-    theirs = session.run(None, {"image": np.asarray(images)})[0]
-    assert abs(ours - theirs).max() <= 5e-6
-
-
-def test_conformance_says_in_one_line_what_is_missing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["node", WEB / "conformance.mjs", "none.onnx", "none.npy", tmp_path / "out.bin"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (1, "conformance: none.onnx: no such file\n")

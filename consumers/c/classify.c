@@ -1,8 +1,9 @@
-/* Name what is in the images of an .npy file, with C that emx-onnx-cgen made from the model.
+/* Name what is in the images of an .npy file, with C that emx-onnx-cgen generated from the model.
  *
- * classify IMAGES.npy [--probabilities FILE]
- *   IMAGES.npy: float32 (n, 784) in 0...1, little-endian, as NumPy writes it
- *   FILE: gets raw float32 (n, 10)
+ * classify LABELS.json IMAGES.npy [--probabilities FILE]
+ *   LABELS.json: the model's models/labels.json
+ *   IMAGES.npy: float32 (n, PIXELS) in 0...1, little-endian, as NumPy writes it
+ *   FILE: gets raw float32 (n, CLASSES)
  */
 
 #include <stdio.h>
@@ -10,12 +11,9 @@
 #include <string.h>
 #include <time.h>
 
+#ifndef PIXELS /* of the model; for another, compile with -DPIXELS=... -DCLASSES=... */
 enum { PIXELS = 784, CLASSES = 10 };
-
-static const char *const NAMES[CLASSES] = {
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-};
+#endif
 
 /* In the generated file. */
 void fashion_mlp(int N, const float image[restrict N][PIXELS],
@@ -30,38 +28,58 @@ static void *fail(const char *what, const char *path)
 /* NumPy's format: 8 bytes, the header's length as uint16, the header, then the array. */
 static float *read_npy(const char *path, int *count)
 {
-    unsigned char start[10];
+    unsigned char start[10] = {0};
     char header[65536] = "";
+    int columns = 0, end = 0;
     FILE *file = fopen(path, "rb");
     if (file == NULL)
         return fail("cannot be opened", path);
-    if (fread(start, 1, sizeof start, file) != sizeof start || memcmp(start, "\x93NUMPY", 6) != 0)
-        return fail("expected an .npy file", path);
-    size_t length = start[8] + 256u * start[9];
-    if (fread(header, 1, length, file) != length || strstr(header, "'<f4'") == NULL)
-        return fail("expected float32 values", path);
-    fseek(file, 0, SEEK_END);
-    size_t bytes = (size_t)ftell(file) - sizeof start - length;
-    float *images = malloc(bytes);
-    fseek(file, (long)(sizeof start + length), SEEK_SET);
-    if (images == NULL || fread(images, 1, bytes, file) != bytes)
+    fread(start, 1, sizeof start, file);
+    fread(header, 1, start[8] + 256u * start[9], file);
+    sscanf(header, "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }%n", count,
+           &columns, &end);
+    if (memcmp(start, "\x93NUMPY\x01", 7) != 0 || end == 0 || columns != PIXELS || *count < 1)
+        return fail("expected an .npy file of float32 (n, pixels) in C order", path);
+    size_t values = (size_t)*count * PIXELS;
+    float *images = malloc(values * sizeof *images);
+    if (images == NULL || fread(images, sizeof *images, values, file) != values)
         return fail("cannot be read whole", path);
     fclose(file);
-    *count = (int)(bytes / (PIXELS * sizeof(float)));
     return images;
+}
+
+/* Read the strings of the list "en". (For names with quotes or escapes, take a JSON library.) */
+static void read_names(const char *path, char names[CLASSES][64])
+{
+    char json[65536] = "", after = ',';
+    int count = 0, used;
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        fail("cannot be opened", path);
+    fread(json, 1, sizeof json - 1, file);
+    fclose(file);
+    char *at = strstr(json, "\"en\":");
+    at = at == NULL ? NULL : strchr(at, '[');
+    for (; at != NULL && after == ',' && count < CLASSES; count++, at += used)
+        if (sscanf(at + 1, " \"%63[^\"]\" %c%n", names[count], &after, &used) != 2)
+            break;
+    if (count != CLASSES || after != ']')
+        fail("expected a name for each class", path);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 2 && !(argc == 4 && strcmp(argv[2], "--probabilities") == 0)) {
-        fprintf(stderr, "usage: %s IMAGES.npy [--probabilities FILE]\n", argv[0]);
+    static char names[CLASSES][64];
+    if (argc != 3 && !(argc == 5 && strcmp(argv[3], "--probabilities") == 0)) {
+        fprintf(stderr, "usage: %s LABELS.json IMAGES.npy [--probabilities FILE]\n", argv[0]);
         return 2;
     }
     int count;
-    float *images = read_npy(argv[1], &count);
+    read_names(argv[1], names);
+    float *images = read_npy(argv[2], &count);
     float(*probabilities)[CLASSES] = malloc((size_t)count * sizeof *probabilities);
     if (probabilities == NULL)
-        fail("out of memory", argv[1]);
+        fail("out of memory", argv[2]);
 
     clock_t start = clock();
     fashion_mlp(count, (const float(*)[PIXELS])images, probabilities);
@@ -72,16 +90,16 @@ int main(int argc, char **argv)
         for (int class = 1; class < CLASSES; class++)
             if (probabilities[number][class] > probabilities[number][best])
                 best = class;
-        printf("image %d: %s, %.3f\n", number, NAMES[best], probabilities[number][best]);
+        printf("image %d: %s, %.3f\n", number, names[best], probabilities[number][best]);
     }
     printf("C99 gcc %d.%d.%d: %d images in %.4f s\n", __GNUC__, __GNUC_MINOR__,
            __GNUC_PATCHLEVEL__, count, seconds);
-    if (argc == 4) {
-        FILE *file = fopen(argv[3], "wb");
+    if (argc == 5) {
+        FILE *file = fopen(argv[4], "wb");
         if (file == NULL
             || fwrite(probabilities, sizeof *probabilities, (size_t)count, file) != (size_t)count
             || fclose(file) != 0)
-            fail("cannot be written", argv[3]);
+            fail("cannot be written", argv[4]);
     }
     free(probabilities);
     free(images);

@@ -1,8 +1,8 @@
 /* Name what is in the images of an .npy file, with onnxruntime's C API.
  *
  * classify MODEL IMAGES.npy [--probabilities FILE]
- *   IMAGES.npy: float32 (n, 784) in 0...1, little-endian, as NumPy writes it
- *   FILE: gets raw float32 (n, 10)
+ *   IMAGES.npy: float32 (n, pixels) in 0...1, little-endian, as NumPy writes it
+ *   FILE: gets raw float32 (n, classes)
  */
 
 #define _POSIX_C_SOURCE 200809L /* clock_gettime */
@@ -13,17 +13,11 @@
 #include <string.h>
 #include <time.h>
 
-enum { PIXELS = 784, CLASSES = 10 };
-
-/* The model's metadata hold the names as JSON, which C cannot read by itself. */
-static const char *const NAMES[CLASSES] = {
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-};
+enum { MAX_CLASSES = 1000 };
 
 static const OrtApi *ort;
 
-/* Every call of the API gives a status: NULL, or an error to be said. */
+/* Every call of the API returns a status: NULL, or an error to report. */
 static void check(OrtStatus *status)
 {
     if (status == NULL)
@@ -46,38 +40,48 @@ static void *fail(const char *what, const char *path)
 }
 
 /* NumPy's format: 8 bytes, the header's length as uint16, the header, then the array. */
-static float *read_npy(const char *path, int *count)
+static float *read_npy(const char *path, int64_t pixels, int *count)
 {
-    unsigned char start[10];
+    unsigned char start[10] = {0};
     char header[65536] = "";
+    int columns = 0, end = 0;
     FILE *file = fopen(path, "rb");
     if (file == NULL)
         return fail("cannot be opened", path);
-    if (fread(start, 1, sizeof start, file) != sizeof start || memcmp(start, "\x93NUMPY", 6) != 0)
-        return fail("expected an .npy file", path);
-    size_t length = start[8] + 256u * start[9];
-    if (fread(header, 1, length, file) != length || strstr(header, "'<f4'") == NULL)
-        return fail("expected float32 values", path);
-    fseek(file, 0, SEEK_END);
-    size_t bytes = (size_t)ftell(file) - sizeof start - length;
-    float *images = malloc(bytes);
-    fseek(file, (long)(sizeof start + length), SEEK_SET);
-    if (images == NULL || fread(images, 1, bytes, file) != bytes)
+    fread(start, 1, sizeof start, file);
+    fread(header, 1, start[8] + 256u * start[9], file);
+    sscanf(header, "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }%n", count,
+           &columns, &end);
+    if (memcmp(start, "\x93NUMPY\x01", 7) != 0 || end == 0 || columns != pixels || *count < 1)
+        return fail("expected an .npy file of float32 (n, pixels) in C order", path);
+    size_t values = (size_t)*count * (size_t)pixels;
+    float *images = malloc(values * sizeof *images);
+    if (images == NULL || fread(images, sizeof *images, values, file) != values)
         return fail("cannot be read whole", path);
     fclose(file);
-    *count = (int)(bytes / (PIXELS * sizeof(float)));
     return images;
+}
+
+/* Read the strings of the list "en". (For names with quotes or escapes, take a JSON library.) */
+static int read_names(const char *json, char names[MAX_CLASSES][64])
+{
+    char after = ',';
+    int count = 0, used;
+    const char *at = strstr(json, "\"en\":");
+    at = at == NULL ? NULL : strchr(at, '[');
+    for (; at != NULL && after == ',' && count < MAX_CLASSES; count++, at += used)
+        if (sscanf(at + 1, " \"%63[^\"]\" %c%n", names[count], &after, &used) != 2)
+            break;
+    return count;
 }
 
 int main(int argc, char **argv)
 {
+    static char names[MAX_CLASSES][64];
     if (argc != 3 && !(argc == 5 && strcmp(argv[3], "--probabilities") == 0)) {
         fprintf(stderr, "usage: %s MODEL IMAGES.npy [--probabilities FILE]\n", argv[0]);
         return 2;
     }
-    int count;
-    float *images = read_npy(argv[2], &count);
-
     const OrtApiBase *base = OrtGetApiBase();
     ort = base->GetApi(ORT_API_VERSION);
     if (ort == NULL)
@@ -85,14 +89,31 @@ int main(int argc, char **argv)
     OrtEnv *environment;
     OrtSessionOptions *options;
     OrtSession *session;
-    check(ort->CreateEnv(ORT_LOGGING_LEVEL_WARNING, "classify", &environment));
+    check(ort->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "classify", &environment));
     check(ort->CreateSessionOptions(&options));
     check(ort->CreateSession(environment, argv[1], options, &session));
 
+    OrtModelMetadata *metadata;
+    OrtAllocator *allocator;
+    char *json = NULL;
+    check(ort->GetAllocatorWithDefaultOptions(&allocator));
+    check(ort->SessionGetModelMetadata(session, &metadata));
+    check(ort->ModelMetadataLookupCustomMetadataMap(metadata, allocator, "class_names", &json));
+    const int classes = read_names(json == NULL ? "" : json, names);
+
+    OrtTypeInfo *input;
+    const OrtTensorTypeAndShapeInfo *tensor;
+    int64_t shape[2]; /* -1 for N, pixels */
+    check(ort->SessionGetInputTypeInfo(session, 0, &input));
+    check(ort->CastTypeInfoToTensorInfo(input, &tensor));
+    check(ort->GetDimensions(tensor, shape, 2));
+    int count;
+    float *images = read_npy(argv[2], shape[1], &count);
+    shape[0] = count;
+
     OrtMemoryInfo *memory;
     OrtValue *image, *output = NULL;
-    const int64_t shape[] = {count, PIXELS};
-    const size_t bytes = (size_t)count * PIXELS * sizeof(float);
+    const size_t bytes = (size_t)(shape[0] * shape[1]) * sizeof(float);
     check(ort->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory));
     check(ort->CreateTensorWithDataAsOrtValue(memory, images, bytes, shape, 2,
                                               ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &image));
@@ -101,27 +122,37 @@ int main(int argc, char **argv)
     check(ort->Run(session, NULL, (const char *const[]){"image"}, (const OrtValue *const[]){image},
                    1, (const char *const[]){"probabilities"}, 1, &output));
     const double seconds = now() - start;
-    float(*probabilities)[CLASSES];
+    OrtTensorTypeAndShapeInfo *info;
+    size_t values;
+    float *probabilities;
+    check(ort->GetTensorTypeAndShape(output, &info));
+    check(ort->GetTensorShapeElementCount(info, &values));
     check(ort->GetTensorMutableData(output, (void **)&probabilities));
+    if (values != (size_t)count * (size_t)classes)
+        fail("expected a name for each class in the metadata", argv[1]);
 
     for (int number = 0; number < count && number < 5; number++) {
+        const float *row = probabilities + number * classes;
         int best = 0;
-        for (int class = 1; class < CLASSES; class++)
-            if (probabilities[number][class] > probabilities[number][best])
+        for (int class = 1; class < classes; class++)
+            if (row[class] > row[best])
                 best = class;
-        printf("image %d: %s, %.3f\n", number, NAMES[best], probabilities[number][best]);
+        printf("image %d: %s, %.3f\n", number, names[best], row[best]);
     }
     printf("onnxruntime-c %s: %d images in %.4f s\n", base->GetVersionString(), count, seconds);
     if (argc == 5) {
         FILE *file = fopen(argv[4], "wb");
-        if (file == NULL
-            || fwrite(probabilities, sizeof *probabilities, (size_t)count, file) != (size_t)count
+        if (file == NULL || fwrite(probabilities, sizeof *probabilities, values, file) != values
             || fclose(file) != 0)
             fail("cannot be written", argv[4]);
     }
+    ort->ReleaseTensorTypeAndShapeInfo(info);
     ort->ReleaseValue(output);
     ort->ReleaseValue(image);
     ort->ReleaseMemoryInfo(memory);
+    check(ort->AllocatorFree(allocator, json));
+    ort->ReleaseTypeInfo(input);
+    ort->ReleaseModelMetadata(metadata);
     ort->ReleaseSession(session);
     ort->ReleaseSessionOptions(options);
     ort->ReleaseEnv(environment);

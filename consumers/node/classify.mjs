@@ -1,28 +1,14 @@
 // Name what is in the images of an .npy file, with onnxruntime-node.
 //
 // node classify.mjs MODEL IMAGES.npy [--probabilities FILE]
-//   IMAGES.npy: float32 (n, 784) in 0…1, or uint8 for the uint8 model
-//   FILE: gets raw little-endian float32 (n, 10)
+//   MODEL: with labels.json beside it, as onnxruntime-node does not show a model's metadata
+//   IMAGES.npy: float32 (n, pixels) in 0…1, or uint8 for the uint8 model
+//   FILE: gets raw little-endian float32 (n, classes)
 
 import { readFile, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import * as ort from "onnxruntime-node";
-
-// onnxruntime-node does not show a model's metadata, so the names stand here.
-const NAMES = [
-  "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-  "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-];
-const PIXELS = 784;
-
-// NumPy's format: 8 bytes, the header's length as uint16, the header, then the array.
-function readNpy(file) {
-  const start = 10 + file.readUInt16LE(8);
-  const bytes = new Uint8Array(file.subarray(start)); // a copy, so that it starts where a float may
-  return file.toString("latin1", 10, start).includes("'|u1'")
-    ? new ort.Tensor("uint8", bytes, [bytes.length / PIXELS, PIXELS])
-    : new ort.Tensor("float32", new Float32Array(bytes.buffer), [bytes.length / 4 / PIXELS, PIXELS]);
-}
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
@@ -30,7 +16,23 @@ const { values: options, positionals } = parseArgs({
 });
 const [model, images] = positionals;
 const session = await ort.InferenceSession.create(model);
-const image = readNpy(await readFile(images));
+const [{ type, shape }] = session.inputMetadata; // such as float32, ["N", 784]
+const labels = JSON.parse(await readFile(join(dirname(model), "labels.json"), "utf8"));
+const names = labels.class_names.en;
+
+// NumPy's format: 8 bytes, the header's length as uint16, the header, then the array.
+const file = await readFile(images);
+const first = 10 + file.readUInt16LE(8);
+const header = file.toString("latin1", 10, first).trim();
+const descr = { float32: "<f4", uint8: "|u1" }[type];
+const expected = `{'descr': '${descr}', 'fortran_order': False, 'shape': (n, ${shape[1]}), }`;
+if (header.replace(/\(\d+/, "(n") !== expected) {
+  console.error(`classify: ${images}: expected ${expected}, got ${header || "no .npy file"}`);
+  process.exit(1);
+}
+const bytes = new Uint8Array(file.subarray(first)); // a copy, so that it starts where a float may
+const pixels = type === "uint8" ? bytes : new Float32Array(bytes.buffer);
+const image = new ort.Tensor(type, pixels, [pixels.length / shape[1], shape[1]]);
 
 const start = performance.now();
 const { probabilities } = await session.run({ image });
@@ -40,7 +42,7 @@ const [count, classes] = probabilities.dims;
 for (let number = 0; number < Math.min(5, count); number++) {
   const row = probabilities.data.subarray(number * classes, (number + 1) * classes);
   const best = row.indexOf(Math.max(...row));
-  console.log(`image ${number}: ${NAMES[best]}, ${row[best].toFixed(3)}`);
+  console.log(`image ${number}: ${names[best]}, ${row[best].toFixed(3)}`);
 }
 const version = ort.env.versions.node;
 console.log(`onnxruntime-node ${version}: ${count} images in ${seconds.toFixed(4)} s`);

@@ -5,6 +5,7 @@ classify.py MODEL IMAGES.npy [--probabilities FILE] [--default-precision]
 
 import argparse
 import json
+import sys
 import time
 
 import numpy as np
@@ -12,17 +13,24 @@ import openvino
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
-parser.add_argument("images", help=".npy of float32 (n, 784) in 0…1")
-parser.add_argument("--probabilities", metavar="FILE", help="write them as raw float32 (n, 10)")
+parser.add_argument("images", help=".npy of float32 (n, pixels) in 0…1")
+parser.add_argument("--probabilities", metavar="FILE", help="write them as raw float32")
 parser.add_argument("--default-precision", action="store_true", help="let OpenVINO choose")
 options = parser.parse_args()
 
 model = openvino.Core().read_model(options.model)
 names = json.loads(model.get_rt_info(["framework", "class_names"]).astype(str))["en"]
-# Without the hint OpenVINO computes in bf16 on a processor that can, and says nothing.
+pixels = model.input("image").partial_shape[1].get_length()
+# Without the hint OpenVINO computes in bf16 on a processor that can, without a warning.
 hint = {} if options.default_precision else {"INFERENCE_PRECISION_HINT": "f32"}
 compiled = openvino.compile_model(model, "CPU", hint)
 images = np.load(options.images)
+if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (np.float32, (pixels,), True):
+    order = "C" if images.flags.c_contiguous else "Fortran"
+    sys.exit(
+        f"classify: {options.images}: expected float32 (n, {pixels}) in C order, "
+        f"got {images.dtype} {images.shape} in {order} order"
+    )
 
 start = time.perf_counter()
 probabilities = compiled(images)["probabilities"]

@@ -5,6 +5,7 @@ classify.py MODEL IMAGES.npy [--probabilities FILE]
 
 import argparse
 import json
+import sys
 import time
 
 import numpy as np
@@ -12,14 +13,22 @@ import onnxruntime
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
-parser.add_argument("images", help=".npy of float32 (n, 784) in 0…1; uint8 for the uint8 model")
-parser.add_argument("--probabilities", metavar="FILE", help="write them as raw float32 (n, 10)")
+parser.add_argument("images", help=".npy of float32 (n, pixels) in 0…1; uint8 for the uint8 model")
+parser.add_argument("--probabilities", metavar="FILE", help="write them as raw float32")
 options = parser.parse_args()
 
 session = onnxruntime.InferenceSession(options.model)
-metadata = session.get_modelmeta().custom_metadata_map
-names = json.loads(metadata["class_names"])["en"]
+names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])["en"]
+(image,) = session.get_inputs()
+pixels = image.shape[1]
+dtype = {"tensor(float)": np.dtype("float32"), "tensor(uint8)": np.dtype("uint8")}[image.type]
 images = np.load(options.images)
+if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (dtype, (pixels,), True):
+    order = "C" if images.flags.c_contiguous else "Fortran"
+    sys.exit(
+        f"classify: {options.images}: expected {dtype} (n, {pixels}) in C order, "
+        f"got {images.dtype} {images.shape} in {order} order"
+    )
 
 start = time.perf_counter()
 (probabilities,) = session.run(["probabilities"], {"image": images})

@@ -1,8 +1,8 @@
 """Name the clothing on photos: predict.py PHOTO… [--json] [--model PATH] [--language en|ru].
 
 Needs onnxruntime, Pillow and numpy, and the model; nothing else of this project. Each photo shows
-one thing on a plain background. consumers/PHOTOS.md describes how it becomes a picture of 28×28,
-step by step; the numbers in the comments below are its steps.
+one thing on a plain background. consumers/PHOTOS.md describes how it becomes the network's
+picture, step by step; the numbers in the comments below are its steps.
 
 Exit status: 0, all named; 1, some photo is refused (one line on stderr each, the others are still
 named); 2, no model, or wrong arguments.
@@ -11,37 +11,41 @@ named); 2, no model, or wrong arguments.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import stat
 import struct
 import sys
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "fashion_mlp.onnx"
-CLASSES = {  # for a model that does not carry its own, under `class_names` in its metadata
-    "en": [
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ],
-    "ru": [
-        *("футболка", "брюки", "свитер", "платье", "пальто"),
-        *("туфли", "рубашка", "кроссовки", "сумка", "ботинки"),
-    ],
-}
-
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+PNG = b"\x89PNG\r\n\x1a\n"
 MAX_BYTES = 100_000_000
 MAX_PIXELS = 64_000_000
-REDUCED = 224  # longest side after step 2: 8 × 28
+REDUCED = 8  # longest side after step 2, in sides of the network's picture
 NEAR = 487  # squared distance in RGB, ⌊(0.05 · 255 · √3)²⌋: 5 %, as the paper has it
 FAINT = 13  # of 255: 5 %
-SIDE = 28
+# How Pillow turns a picture upright, by EXIF's orientation (1: it is).
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -51,54 +55,144 @@ def read_photo(path: Path) -> Image.Image:
         ValueError: it is not a picture of a known format, is broken, or is too large.
         OSError: it can't be read.
     """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe, which could be waited for forever
+        raise ValueError("not a file")
+    if status.st_size == 0:
+        raise ValueError("the file is empty (0 bytes)")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"{status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
     Image.MAX_IMAGE_PIXELS = None  # the limit below is lower, and says more
-    with warnings.catch_warnings(), path.open("rb") as file:
+    with decoding():
+        data, orientation = strip(path.read_bytes())
+    if is_without_pixels(data):
+        raise ValueError("the picture has no pixels (0 wide or 0 high)")
+    with decoding():
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{width} × {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are decoded"
+        )
+    with decoding():
+        image.load()
+        key = image.info.get("transparency")
+        if image.format == "PNG" and key is not None and image.mode in ("1", "L", "RGB"):
+            largest = 2 ** data[24] - 1  # 1, 2, 4 or 8 bits, which Pillow spreads over 0…255
+            image.info["transparency"] = (np.array(key) & largest) * (255 // largest)
+        return image.transpose(UPRIGHT[orientation]) if orientation > 1 else image
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Turn whatever Pillow and broken bytes lead to into a ValueError."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about details of broken files
-        size = file.seek(0, 2)
-        if size == 0:
-            raise ValueError("the file is empty (0 bytes)")
-        if size > MAX_BYTES:
-            raise ValueError(f"{size:,} bytes; at most {MAX_BYTES:,} are read")
-        file.seek(0)
-        if is_without_pixels(file.read(24)):
-            raise ValueError("the picture has no pixels (0 wide or 0 high)")
-        file.seek(0)
         try:
-            image: Image.Image = Image.open(file, formats=FORMATS)
+            yield
         except UnidentifiedImageError:
             raise ValueError("not a PNG, JPEG, WebP, GIF or BMP picture") from None
-        except Exception as error:  # Pillow raises whatever the broken bytes lead it to
-            raise ValueError(f"the picture is broken: {error}") from None
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(
-                f"{width} × {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are decoded"
-            )
-        try:
-            image.load()
-            if image.format in ("JPEG", "MPO", "PNG"):  # MPO: a JPEG with more pictures behind it
-                image = ImageOps.exif_transpose(image)
         except Exception as error:
             raise ValueError(f"the picture is broken: {error}") from None
-    return image
 
 
-def is_without_pixels(head: bytes) -> bool:
-    """Tell whether a PNG's or a GIF's header says 0; Pillow knows neither for what it is then."""
-    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) == 24:
-        return 0 in struct.unpack(">II", head[16:])
-    return head.startswith(b"GIF8") and len(head) > 10 and 0 in struct.unpack("<HH", head[6:10])
+def is_without_pixels(data: bytes) -> bool:
+    """Tell whether a PNG's or a GIF's header says 0; Pillow takes neither for a picture then."""
+    if data.startswith(PNG):
+        return 0 in struct.unpack_from(">II", data, 16)
+    return data.startswith(b"GIF8") and len(data) > 10 and 0 in struct.unpack_from("<HH", data, 6)
+
+
+def strip(data: bytes) -> tuple[bytes, int]:
+    """Take out of a PNG or a JPEG what is not its pixels; return the rest and the orientation."""
+    if data.startswith(PNG):
+        return strip_png(data)
+    return strip_jpeg(data) if data.startswith(b"\xff\xd8") else (data, 1)
+
+
+def strip_png(data: bytes) -> tuple[bytes, int]:
+    """Keep the chunks that make a PNG's pixels; return them and the orientation."""
+    kept: dict[bytes, list[bytes]] = {
+        name: [] for name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+    }
+    orientation, at = 1, len(PNG)
+    while not kept[b"IEND"]:
+        length, name = struct.unpack_from(">I4s", data, at)
+        chunk = data[at : at + length + 12]
+        (check,) = struct.unpack_from(">I", chunk, length + 8)
+        good = check == zlib.crc32(chunk[4:-4])
+        if name in kept and not good:
+            raise ValueError(f"chunk {name.decode()} is damaged")
+        if (at == len(PNG)) != (name == b"IHDR") or (name not in kept and name[:1].isupper()):
+            raise ValueError(f"unexpected chunk {name!r}")  # such as Apple's CgBI
+        if name == b"IDAT" or not kept.get(name, chunk):
+            kept[name].append(chunk)
+        elif name == b"eXIf" and good:
+            orientation = read_orientation(chunk[8:-4])
+        at += length + 12
+    bits, colour = kept[b"IHDR"][0][16:18]
+    if colour == 3 and not kept[b"PLTE"]:
+        raise ValueError("no palette")
+    for chunk in kept[b"tRNS"]:
+        palette = (len(b"".join(kept[b"PLTE"])) - 12) // 3
+        fits = {0: len(chunk) == 14, 2: len(chunk) == 18, 3: len(chunk) <= palette + 12}
+        if not fits.get(colour) or (colour, bits) == (2, 16):
+            kept[b"tRNS"] = []
+    return b"".join([PNG, *(chunk for chunks in kept.values() for chunk in chunks)]), orientation
+
+
+def strip_jpeg(data: bytes) -> tuple[bytes, int]:
+    """Keep the segments that make a JPEG's pixels; return them and the orientation."""
+    kept, orientation, at = [data[:2]], 0, 2
+    while True:
+        start, marker, length = struct.unpack_from(">BBH", data, at)
+        if start != 0xFF:
+            raise ValueError(f"expected a marker at byte {at}")
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        segment = data[at : at + 2 + length]
+        at += 2 + length
+        if marker == 0xE1 and segment[4:10] == b"Exif\0\0" and not orientation:
+            orientation = read_orientation(segment[10:])
+        # Of APP0 to APP15 and comments, two say how colours are stored.
+        if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or segment[4:9] in (b"JFIF\0", b"Adobe"):
+            kept.append(segment)
+        if marker == 0xDA:  # the scan
+            return b"".join([*kept, data[at:]]), orientation or 1
+
+
+def read_orientation(exif: bytes) -> int:
+    """Find the orientation in EXIF data, 1…8; 1 where there is none."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    try:
+        (at,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, at)
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            tag, kind, number, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == 0x0112:
+                return value if (kind, number) == (3, 1) and 1 <= value <= 8 else 1
+    except struct.error:  # it is cut off, or has no byte order
+        pass
+    return 1
 
 
 def flatten(image: Image.Image) -> np.ndarray:
     """Lay an image of any mode on white (step 1): whole numbers (height, width, 3), 0…255."""
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip them
-        return np.repeat(np.asarray(image, np.int64)[..., None] >> 8, 3, axis=2)
-    if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
-    pixels = np.asarray(image.convert("RGBA"), np.int64)
-    colour, opacity = pixels[..., :3], pixels[..., 3:]
-    return (colour * opacity + 127) // 255 + 255 - opacity
+    key = image.info.get("transparency")  # the colour that is transparent, or a palette's opacities
+    if image.has_transparency_data and image.mode not in ("1", "L", "I", "I;16", "RGB"):
+        pixels = np.asarray(image.convert("RGBA"), np.int64)
+        colour, opacity = pixels[..., :3], pixels[..., 3:]
+        return (colour * opacity + 127) // 255 + 255 - opacity
+    if image.mode in ("1", "L"):
+        image = image.convert("L")
+    elif not image.mode.startswith("I"):
+        image = image.convert("RGB")
+    pixels = np.asarray(image).reshape(image.height, image.width, -1)
+    colour = pixels >> 8 if image.mode.startswith("I") else pixels  # 16 bits of grey
+    if key is not None:
+        colour = np.where((pixels == key).all(axis=2, keepdims=True), 255, colour)
+    return np.broadcast_to(colour, (image.height, image.width, 3))
 
 
 def rounded(a: Any, b: Any) -> Any:
@@ -106,14 +200,14 @@ def rounded(a: Any, b: Any) -> Any:
     return (2 * a + b) // (2 * b)
 
 
-def reduce(image: Image.Image) -> np.ndarray:
-    """Average blocks of k×k pixels so that the longest side is at most 224 (steps 1 and 2).
+def reduce(image: Image.Image, side: int = 28) -> np.ndarray:
+    """Average blocks of k×k pixels so that the longest side is at most 8 sides (steps 1 and 2).
 
     Returns:
         int64 (height, width, 3), values 0…255.
     """
     width, height = image.size
-    k = -(-max(width, height) // REDUCED)
+    k = -(-max(width, height) // (REDUCED * side))
     columns = np.arange(0, width, k)
     widths = np.diff(columns, append=width)[:, None]
     rows = []
@@ -125,7 +219,7 @@ def reduce(image: Image.Image) -> np.ndarray:
 
 
 def background(pixels: np.ndarray) -> np.ndarray:
-    """Tell the background's colour, int64 (3,), from the four corners (step 3)."""
+    """Find the background's colour, int64 (3,), from the four corners (step 3)."""
     side = max(1, min(pixels.shape[:2]) // 20)
     corners = [
         rounded(pixels[rows, columns].sum(axis=(0, 1)), side * side)
@@ -140,13 +234,14 @@ def grey(colour: np.ndarray) -> np.ndarray:
     return (colour @ np.array([19595, 38470, 7471]) + 32768) >> 16
 
 
-def fit(values: np.ndarray) -> np.ndarray:
-    """Scale grey (height, width) by area so that the longest side is 28 (step 6)."""
-    longest = max(values.shape)
-    height, width = (max(1, rounded(SIDE * side, longest)) for side in values.shape)
-    down = overlaps(values.shape[0], height)
-    across = overlaps(values.shape[1], width)
-    return rounded(down @ values @ across.T, values.size)
+def fit(values: np.ndarray, shape: tuple[int, int] = (28, 28)) -> np.ndarray:
+    """Scale grey (height, width) by area to the largest size that fits into a shape (step 6)."""
+    height, width = values.shape
+    if height * shape[1] >= width * shape[0]:
+        new = shape[0], max(1, rounded(width * shape[0], height))
+    else:
+        new = max(1, rounded(height * shape[1], width)), shape[1]
+    return rounded(overlaps(height, new[0]) @ values @ overlaps(width, new[1]).T, values.size)
 
 
 def overlaps(old: int, new: int) -> np.ndarray:
@@ -155,13 +250,13 @@ def overlaps(old: int, new: int) -> np.ndarray:
     return np.maximum(0, np.minimum(starts + old, edges + new) - np.maximum(starts, edges))
 
 
-def to_picture(image: Image.Image) -> np.ndarray:
-    """Turn a decoded photo into what the network sees, uint8 (28, 28): consumers/PHOTOS.md.
+def to_picture(image: Image.Image, shape: tuple[int, int] = (28, 28)) -> np.ndarray:
+    """Turn a decoded photo into what the network sees, uint8 of a shape: consumers/PHOTOS.md.
 
     Raises:
         ValueError: there is nothing on the photo.
     """
-    pixels = reduce(image)
+    pixels = reduce(image, max(shape))
     ground = background(pixels)
     if grey(ground) < 128:
         pixels, ground = 255 - pixels, 255 - ground
@@ -170,72 +265,71 @@ def to_picture(image: Image.Image) -> np.ndarray:
         raise ValueError("nothing to see: the photo is all of one colour")
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     trimmed = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    values = fit(grey(trimmed))
+    values = fit(grey(trimmed), shape)
     values = 255 - np.minimum(255, rounded(255 * values, grey(ground)))
     if values.max() < FAINT:
         raise ValueError("nothing darker than its background; try a lighter background")
-    picture = np.zeros((SIDE, SIDE), np.uint8)
-    top, left = ((SIDE - side) // 2 for side in values.shape)
-    picture[top : top + values.shape[0], left : left + values.shape[1]] = values
-    return picture
+    before = [(shape[axis] - values.shape[axis]) // 2 for axis in (0, 1)]
+    after = [shape[axis] - values.shape[axis] - before[axis] for axis in (0, 1)]
+    return np.pad(values, list(zip(before, after, strict=True))).astype(np.uint8)
 
 
-def load_model(path: Path) -> onnxruntime.InferenceSession:
-    """Load the network: input float32 (n, 784), output float32 (n, 10).
+class Network:
+    """A model with what its metadata say: class names by language, the image's shape."""
 
-    Raises:
-        ValueError: no such file, or not such a network.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; `make` makes the model, --model names another")
-    try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds, with no common base
-        raise ValueError(f"{path}: not a model: {str(error).splitlines()[0]}") from None
-    given, result = session.get_inputs()[0], session.get_outputs()[0]
-    classes = len(class_names(session)["en"])
-    if (given.type, given.shape[1:], result.shape[1:]) != (
-        "tensor(float)",
-        [SIDE * SIDE],
-        [classes],
-    ):
-        raise ValueError(
-            f"{path}: expected tensor(float) [N, {SIDE * SIDE}] → [N, {classes}], "
-            f"got {given.type} {given.shape} → {result.shape}"
-        )
-    return session
+    def __init__(self, path: Path) -> None:
+        """Load it: input float32 (n, pixels), output float32 (n, classes).
 
+        Raises:
+            ValueError: no such file, or not such a network.
+        """
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; `make` writes it; --model names another")
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own kinds, with no common base
+            raise ValueError(f"{path}: not a model: {str(error).splitlines()[0]}") from None
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if lacking := {"class_names", "image_shape"} - metadata.keys():
+            raise ValueError(f"{path}: no {', '.join(sorted(lacking))} in its metadata")
+        self.names: dict[str, list[str]] = json.loads(metadata["class_names"])
+        height, width = json.loads(metadata["image_shape"])
+        self.shape = (height, width)
+        given, result = self.session.get_inputs()[0], self.session.get_outputs()[0]
+        found = (given.type, given.shape[1:], result.shape[1:])
+        classes = [len(next(iter(self.names.values())))]
+        if found != ("tensor(float)", [height * width], classes):
+            raise ValueError(
+                f"{path}: expected tensor(float) [N, {height * width}] → [N, {classes[0]}], "
+                f"got {given.type} {given.shape} → {result.shape}"
+            )
 
-def class_names(session: onnxruntime.InferenceSession) -> dict[str, list[str]]:
-    """List the class names by language, in the order of the network's outputs."""
-    carried = session.get_modelmeta().custom_metadata_map.get("class_names")
-    return json.loads(carried) if carried else CLASSES
-
-
-def predict(session: onnxruntime.InferenceSession, picture: np.ndarray) -> np.ndarray:
-    """Run the network on one picture uint8 (28, 28): ten probabilities, float32."""
-    image = picture.reshape(1, -1) / np.float32(255)
-    return session.run(None, {session.get_inputs()[0].name: image})[0][0]
+    def predict(self, picture: np.ndarray) -> np.ndarray:
+        """Run the network on one picture, uint8 of its shape: float32 (classes,)."""
+        image = picture.reshape(1, -1) / np.float32(255)
+        return self.session.run(None, {self.session.get_inputs()[0].name: image})[0][0]
 
 
-def name_photo(
-    session: onnxruntime.InferenceSession, path: Path, names: list[str]
-) -> dict[str, Any]:
+def name_photo(network: Network, path: Path, names: list[str]) -> dict[str, Any]:
     """Name one photo, or say under `error` why not."""
     try:
-        probabilities = predict(session, to_picture(read_photo(path)))
+        probabilities = network.predict(to_picture(read_photo(path), network.shape))
     except (OSError, ValueError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return {"file": str(path), "error": reason or type(error).__name__}
     best = int(probabilities.argmax())
+    rows = zip(names, probabilities, strict=True)
     return {
         "file": str(path),
         "class": names[best],
         "probability": round(float(probabilities[best]), 6),
-        "probabilities": {
-            name: round(float(value), 6) for name, value in zip(names, probabilities, strict=True)
-        },
+        "probabilities": {name: round(float(value), 6) for name, value in rows},
     }
+
+
+def printable(path: Path) -> str:
+    """Write a file's name so that it can't control the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -244,22 +338,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("photos", metavar="PHOTO", nargs="+", type=Path)
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
-    parser.add_argument("--language", choices=CLASSES, default="en", help="of the class names")
+    parser.add_argument("--language", default="en", help="of the class names: en or ru")
     options = parser.parse_args(arguments)
     try:
-        session = load_model(options.model)
-        names = class_names(session)[options.language]
+        network = Network(options.model)
+        if options.language not in network.names:
+            raise ValueError(f"--language: the model has {', '.join(network.names)}")
     except ValueError as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2
     results = []
     for path in options.photos:
-        result = name_photo(session, path, names)
+        result = name_photo(network, path, network.names[options.language])
         results.append(result)
         if "error" in result:
-            print(f"predict: {path}: {result['error']}", file=sys.stderr)
+            print(f"predict: {printable(path)}: {result['error']}", file=sys.stderr)
         elif not options.json:
-            print(f"{path}: {result['class']}, {result['probability']:.4f}")
+            print(f"{printable(path)}: {result['class']}, {result['probability']:.4f}")
     if options.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     return int(any("error" in result for result in results))
@@ -270,7 +365,7 @@ if __name__ == "__main__":
     try:
         status = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has enough, as `head` has
+    except BrokenPipeError:  # the reader has stopped, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status)

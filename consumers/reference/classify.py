@@ -5,6 +5,7 @@ classify.py MODEL IMAGES.npy [--probabilities FILE]
 
 import argparse
 import json
+import sys
 import time
 
 import numpy as np
@@ -13,15 +14,22 @@ from onnx.reference import ReferenceEvaluator
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
-parser.add_argument("images", help=".npy of float32 (n, 784) in 0…1")
-parser.add_argument("--probabilities", metavar="FILE", help="write them as raw float32 (n, 10)")
+parser.add_argument("images", help=".npy of float32 (n, pixels) in 0…1")
+parser.add_argument("--probabilities", metavar="FILE", help="write them as raw float32")
 options = parser.parse_args()
 
 model = onnx.load(options.model)
 session = ReferenceEvaluator(model)
 metadata = {entry.key: entry.value for entry in model.metadata_props}
 names = json.loads(metadata["class_names"])["en"]
+pixels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
 images = np.load(options.images)
+if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (np.float32, (pixels,), True):
+    order = "C" if images.flags.c_contiguous else "Fortran"
+    sys.exit(
+        f"classify: {options.images}: expected float32 (n, {pixels}) in C order, "
+        f"got {images.dtype} {images.shape} in {order} order"
+    )
 
 start = time.perf_counter()
 (probabilities,) = session.run(["probabilities"], {"image": images})

@@ -1,4 +1,4 @@
-// Headless Chromium before the page, for conformance.mjs and screenshots.mjs.
+// The page in headless Chromium, for conformance.mjs and screenshots.mjs.
 
 import { createReadStream, existsSync } from "node:fs";
 import { createServer } from "node:http";
@@ -14,7 +14,7 @@ const TYPES = {
   ".svg": "image/svg+xml",
   ".wasm": "application/wasm",
 };
-// Quiet flags: Chromium asks nothing of any other host. No sandbox: root has none, as in CI.
+// Chromium contacts no other host. No sandbox: root, as in CI, can not have one.
 const FLAGS = [
   "--no-sandbox",
   "--disable-gpu",
@@ -25,7 +25,7 @@ const FLAGS = [
   "--disable-sync",
 ];
 
-/** Say in one line what is wrong, and end. */
+/** Print in one line what is wrong, and exit. */
 export function fail(message) {
   console.error(`${basename(process.argv[1], ".mjs")}: ${message}`);
   process.exit(1);

@@ -1,12 +1,11 @@
 // The network: onnxruntime-web, WebAssembly, one thread (more would need special HTTP headers).
 
-const PIXELS = 784;
-
 /**
  * Load the network. Paths are relative to this module, so the page works under any address.
  *
- * @returns {Promise<{version: string, classify: (images: Float32Array) => Promise<Float32Array>}>}
- *   `classify` takes n images of 784 values in 0…1 and gives n × 10 probabilities.
+ * @returns {Promise<{version: string, pixels: number,
+ *   classify: (images: Float32Array) => Promise<Float32Array>}>}
+ *   `classify` takes n images of `pixels` values in 0…1 and gives n × classes probabilities.
  * @throws {Error} whose message names the file that could not be loaded
  */
 export async function loadModel() {
@@ -20,12 +19,13 @@ export async function loadModel() {
   const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
   const [input] = session.inputNames;
   const [output] = session.outputNames;
+  const pixels = session.inputMetadata[0].shape[1];
   const classify = async (images) => {
-    const shape = [images.length / PIXELS, PIXELS];
+    const shape = [images.length / pixels, pixels];
     const results = await session.run({ [input]: new ort.Tensor("float32", images, shape) });
     return results[output].data;
   };
-  return { version: ort.env.versions.web, classify };
+  return { version: ort.env.versions.web, pixels, classify };
 }
 
 /** Turn a picture's bytes into the network's input: /255 as float32, as the training had it. */

@@ -1,15 +1,16 @@
-// The page: what is asked (tests, photo, drawing), what is answered, in which language.
+// The page: its three inputs (test pictures, photo, drawing), the answer, the language.
 
 import { fetchBytes, loadModel, toInput } from "./model.js";
-import { makePaper } from "./paper.js";
-import { Refused, SIDE, toPicture } from "./recipe.js";
-import { WORDS, say } from "./words.js";
+import { makeSketch } from "./drawing.js";
+import { Refused, toPicture } from "./preprocessing.js";
+import { STRINGS, say } from "./strings.js";
 
 const find = (id) => document.getElementById(id);
 const state = {
   language: "en",
   classes: null, // names by language
   labels: [], // of the test pictures
+  shape: [28, 28], // of the network's pictures: height, width
   classify: null, // the network, once it is loaded
   answer: null, // { picture, probabilities, network, reading?, label? }, or null
   error: null, // { code, values }, or null
@@ -26,7 +27,7 @@ async function name(picture, about = {}) {
   if (question === asked) show({ answer: { picture, probabilities, network, ...about } });
 }
 
-/** Show a change; what it does not name of answer and error is over. */
+/** Update the state and the page; answer and error are cleared unless the change names them. */
 function show(change) {
   Object.assign(state, { answer: null, error: null }, change);
   render();
@@ -42,7 +43,7 @@ function render() {
       ? ""
       : say(language, status);
   find("details").textContent = answer ? details(answer) : "";
-  drawPicture(find("picture"), answer?.picture ?? new Uint8Array(SIDE * SIDE));
+  drawPicture(find("picture"), answer?.picture);
   [...find("bars").children].forEach((row, i) => {
     const probability = answer?.probabilities[i] ?? 0;
     row.classList.toggle("best", Boolean(answer) && i === best(answer).index);
@@ -79,20 +80,24 @@ function details(answer) {
 }
 
 function drawPicture(canvas, picture) {
-  const image = new ImageData(SIDE, SIDE);
-  picture.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
+  [canvas.height, canvas.width] = state.shape; // which also clears it
+  const image = new ImageData(canvas.width, canvas.height);
+  for (let i = 0; i < canvas.width * canvas.height; i++) {
+    const value = picture?.[i] ?? 0;
+    image.data.set([value, value, value, 255], 4 * i);
+  }
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
 function makeStrip(pictures) {
   const strip = find("strip");
+  const pixels = state.shape[0] * state.shape[1];
   state.labels.forEach((label, i) => {
-    const picture = pictures.subarray(i * SIDE * SIDE, (i + 1) * SIDE * SIDE);
+    const picture = pictures.subarray(i * pixels, (i + 1) * pixels);
     const button = document.createElement("button");
     button.type = "button";
     button.tabIndex = i ? -1 : 0;
     const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = SIDE;
     drawPicture(canvas, picture);
     button.append(canvas);
     button.addEventListener("click", () => {
@@ -150,7 +155,7 @@ async function readPhoto(file) {
   const start = performance.now();
   show({ status: "reading" });
   preview(null);
-  worker.postMessage({ id: question, file });
+  worker.postMessage({ id: question, file, shape: state.shape });
   const result = await new Promise((resolve) => waiting.set(question, resolve));
   if (question !== asked) return;
   if (result.refused) {
@@ -201,13 +206,13 @@ function takePhotos() {
 
 function takeDrawings() {
   const nameDrawing = async () => {
-    if (paper.isEmpty()) {
+    if (sketch.isEmpty()) {
       asked++;
       return show({ status: "ready" });
     }
     const start = performance.now();
     try {
-      const picture = toPicture(paper.reduced());
+      const picture = toPicture(sketch.reduced(Math.max(...state.shape)), state.shape);
       await name(picture, { reading: performance.now() - start });
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
@@ -219,9 +224,9 @@ function takeDrawings() {
     cancelAnimationFrame(planned);
     planned = requestAnimationFrame(nameDrawing);
   };
-  const paper = makePaper(find("paper"), () => find("filled").checked, changed);
-  find("undo").addEventListener("click", paper.undo);
-  find("clear").addEventListener("click", paper.clear);
+  const sketch = makeSketch(find("sketch"), () => find("filled").checked, changed);
+  find("undo").addEventListener("click", sketch.undo);
+  find("clear").addEventListener("click", sketch.clear);
 }
 
 function select(panel) {
@@ -244,13 +249,14 @@ function makeTabs() {
 function setLanguage(language) {
   state.language = language;
   document.documentElement.lang = language;
-  document.title = `${WORDS[language].title} · Fashion-MNIST`;
+  document.title = `${STRINGS[language].title} · Fashion-MNIST`;
   document.querySelector(`input[name=language][value=${language}]`).checked = true;
-  for (const element of document.querySelectorAll("[data-words]")) {
-    element.textContent = say(language, element.dataset.words);
+  for (const element of document.querySelectorAll("[data-string]")) {
+    element.textContent = say(language, element.dataset.string);
   }
   for (const element of document.querySelectorAll("[data-label]")) {
-    element.setAttribute("aria-label", say(language, element.dataset.label));
+    const [height, width] = state.shape;
+    element.setAttribute("aria-label", say(language, element.dataset.label, { height, width }));
   }
   [...find("strip").children].forEach((button, i) => {
     const label = state.classes[language][state.labels[i]];
@@ -279,7 +285,7 @@ function remember(language) {
 function recall() {
   try {
     const language = localStorage.getItem("language");
-    return language in WORDS ? language : null;
+    return language in STRINGS ? language : null;
   } catch {
     return null;
   }
@@ -296,7 +302,9 @@ async function start() {
       fetchBytes(new URL("vendor/page.json", import.meta.url)),
     ]);
     Object.assign(state, JSON.parse(new TextDecoder().decode(about)));
-    await model.classify(new Float32Array(SIDE * SIDE)); // the first run also makes its plans
+    const [names] = Object.values(state.classes); // a model may have one language alone
+    state.classes = { en: names, ru: names, ...state.classes };
+    await model.classify(new Float32Array(model.pixels)); // the first run also makes its plans
     state.classify = model.classify;
     makeStrip(pictures);
   } catch (error) {
@@ -308,7 +316,7 @@ async function start() {
   find("bars").innerHTML = "<li><span></span><div><i></i></div><span></span></li>".repeat(
     state.classes.en.length,
   );
-  find("result").removeAttribute("data-words");
+  find("result").removeAttribute("data-string");
   state.status = "ready";
   takeDrawings();
   setLanguage(state.language);

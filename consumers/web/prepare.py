@@ -1,35 +1,34 @@
 """Put what the page needs into consumers/web/vendor/: `make page` runs this after `npm ci`.
 
-reads   models/fashion_mlp.onnx, data/raw/t10k-{images-idx3,labels-idx1}-ubyte, params.yaml,
+reads   models/{fashion_mlp.onnx,labels.json}, data/raw/t10k-{images-idx3,labels-idx1}-ubyte,
         consumers/web/node_modules/onnxruntime-web
 writes  vendor/fashion_mlp.onnx   the network
-        vendor/pictures.bin       the first test pictures, 784 bytes each
-        vendor/page.json          their labels; class names in Russian and English
+        vendor/pictures.bin       the first test pictures, a byte a pixel
+        vendor/page.json          their labels and shape; class names by language
         vendor/onnxruntime.{js,wasm}
 
-From then on the folder is a whole page: any static server can serve it, under any path. The names
-end in .js and not in .mjs, which some servers send with a type that browsers refuse.
+The folder is then a complete page: any static server can serve it, under any path. The names end
+in .js and not in .mjs, which some servers send with a type that browsers refuse.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
 
-import yaml
-
 WEB = Path(__file__).resolve().parent
 ROOT = WEB.parents[1]
 VENDOR = WEB / "vendor"
-RUNTIME = WEB / "node_modules" / "onnxruntime-web"
-RAW = ROOT / "data" / "raw"
-PICTURES = 60  # of the strip: as they come, right and wrong answers alike
+RUNTIME = WEB / "node_modules/onnxruntime-web/dist"
+RAW = ROOT / "data/raw"
+PICTURES = 60  # of the strip: the first of the test set, right and wrong answers alike
 COPIED = {
-    ROOT / "models" / "fashion_mlp.onnx": "fashion_mlp.onnx",
-    RUNTIME / "dist" / "ort.wasm.bundle.min.mjs": "onnxruntime.js",
-    RUNTIME / "dist" / "ort-wasm-simd-threaded.wasm": "onnxruntime.wasm",
+    "fashion_mlp.onnx": ROOT / "models/fashion_mlp.onnx",
+    "onnxruntime.js": RUNTIME / "ort.wasm.bundle.min.mjs",
+    "onnxruntime.wasm": RUNTIME / "ort-wasm-simd-threaded.wasm",
 }
 
 
@@ -40,17 +39,22 @@ def prepare() -> None:
         OSError: a file is missing.
     """
     VENDOR.mkdir(exist_ok=True)
-    for source, name in COPIED.items():
+    for name, source in COPIED.items():
         shutil.copyfile(source, VENDOR / name)
-    with (RAW / "t10k-images-idx3-ubyte").open("rb") as file:
-        file.seek(16)
-        (VENDOR / "pictures.bin").write_bytes(file.read(784 * PICTURES))
-    with (RAW / "t10k-labels-idx1-ubyte").open("rb") as file:
-        file.seek(8)
-        labels = list(file.read(PICTURES))
-    dataset = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["dataset"]
-    content = json.dumps({"classes": dataset["classes"], "labels": labels}, ensure_ascii=False)
-    (VENDOR / "page.json").write_text(content + "\n", encoding="utf-8", newline="\n")
+    about = json.loads((ROOT / "models/labels.json").read_text(encoding="utf-8"))
+    size = PICTURES * math.prod(about["image_shape"])
+    (VENDOR / "pictures.bin").write_bytes(read(RAW / "t10k-images-idx3-ubyte", 16, size))
+    labels = list(read(RAW / "t10k-labels-idx1-ubyte", 8, PICTURES))
+    page = {"classes": about["class_names"], "shape": about["image_shape"], "labels": labels}
+    content = json.dumps(page, ensure_ascii=False) + "\n"
+    (VENDOR / "page.json").write_text(content, encoding="utf-8", newline="\n")
+
+
+def read(path: Path, start: int, size: int) -> bytes:
+    """Read part of a file, such as an IDX file behind its header."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)
 
 
 def main() -> int:
@@ -58,10 +62,7 @@ def main() -> int:
     try:
         prepare()
     except OSError as error:
-        print(
-            f"page: {error.filename}: {error.strerror}; `make`, then `make page`, brings it",
-            file=sys.stderr,
-        )
+        print(f"page: {error.filename}: {error.strerror}; run `make page`", file=sys.stderr)
         return 1
     print("page: ready; serve it with: python -m http.server -d consumers/web")
     return 0

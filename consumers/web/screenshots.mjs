@@ -7,7 +7,7 @@ import { devices } from "playwright-core";
 import { launch, serve } from "./chromium.mjs";
 
 const DOCS = new URL("../../docs/", import.meta.url);
-const SHIRT = // in 0…1 of the paper
+const SHIRT = // in 0…1 of the canvas
   "35,15 15,30 22,45 32,38 32,85 68,85 68,38 78,45 85,30 65,15 50,20 35,15"
     .split(" ")
     .map((point) => point.split(",").map((value) => value / 100));
@@ -17,14 +17,14 @@ async function picture(browser, address, name, options, act) {
   await page.goto(`${address}index.html`);
   await page.waitForSelector("html[data-ready]");
   await act(page);
-  await page.waitForTimeout(500); // the bars are on their way
+  await page.waitForTimeout(500); // the bars are animated
   await page.screenshot({ path: fileURLToPath(new URL(name, DOCS)) });
   await page.close();
 }
 
 async function drawShirt(page) {
   await page.click("#tab-drawing");
-  const box = await page.locator("#paper").boundingBox();
+  const box = await page.locator("#sketch").boundingBox();
   const points = SHIRT.map(([x, y]) => [box.x + x * box.width, box.y + y * box.height]);
   await page.mouse.move(...points[0]);
   await page.mouse.down();

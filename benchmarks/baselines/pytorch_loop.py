@@ -1,10 +1,10 @@
-"""PyTorch, the plain loop: batches indexed out of tensors, no DataLoader."""
+"""PyTorch, a plain loop: batches are indexed out of tensors, without a DataLoader."""
 
 from __future__ import annotations
 
 import torch
 
-from benchmarks.peers.turns import BATCH, CLASSES, HIDDEN, PIXELS, RATE, Turns, load
+from benchmarks.baselines.turns import BATCH, HIDDEN, RATE, Turns, load
 
 
 def main() -> None:
@@ -13,9 +13,11 @@ def main() -> None:
     images, one_hot = map(torch.from_numpy, load())
     labels = one_hot.argmax(dim=1)
     network = torch.nn.Sequential(
-        torch.nn.Linear(PIXELS, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, CLASSES)
+        torch.nn.Linear(images.shape[1], HIDDEN),
+        torch.nn.ReLU(),
+        torch.nn.Linear(HIDDEN, one_hot.shape[1]),
     )
-    for layer in (network[0], network[2]):  # as Keras begins
+    for layer in (network[0], network[2]):  # as in Keras
         torch.nn.init.xavier_uniform_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
     optimizer = torch.optim.SGD(network.parameters(), RATE)

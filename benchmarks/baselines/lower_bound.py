@@ -1,8 +1,8 @@
-"""The floor: an epoch's two large matrix products and nothing else; an argument says by what.
+"""The lower bound: an epoch's two large matrix products and nothing else, by the library named.
 
-300 steps, each a forward product (200, 784) @ (784, 800) and the gradient of its weights
+In each step a forward product (200, 784) @ (784, 800) and the gradient of its weights
 (784, 200) @ (200, 800): the least that training must compute. `numpy` is NumPy's OpenBLAS; `xla`
-is what stage `train` uses, with images that lie there transposed already.
+is what stage `train` uses, with the images transposed in advance.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.peers.turns import BATCH, HIDDEN, PIXELS, Turns, load
-from fashion_mlp.network import engine
+from benchmarks.baselines.turns import BATCH, HIDDEN, Turns, load
 
 Epoch = Callable[[], tuple[None, None]]
 
 
 def by_numpy(images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray) -> tuple[str, Epoch]:
-    """Name the library, and make an epoch of it."""
+    """Return the library's name and version, and a function that computes an epoch."""
     hidden, gradient = np.empty((BATCH, HIDDEN), np.float32), np.empty_like(kernel)
 
     def epoch() -> tuple[None, None]:
@@ -32,11 +31,13 @@ def by_numpy(images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray) -> tu
 
 
 def by_xla(images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray) -> tuple[str, Epoch]:
-    """Name the library, and make an epoch of it."""
+    """Return the library's name and version, and a function that computes an epoch."""
+    from fashion_mlp.network import engine
+
     engine.start()
     import tensorflow as tf
 
-    resident, transposed = tf.constant(images), tf.constant(images.transpose(0, 2, 1))
+    in_memory, transposed = tf.constant(images), tf.constant(images.transpose(0, 2, 1))
     factors = tf.constant(kernel), tf.constant(upstream)
 
     @tf.function(jit_compile=True)
@@ -44,14 +45,14 @@ def by_xla(images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray) -> tupl
         def step(
             row: tf.Tensor, hidden: tf.Tensor, gradient: tf.Tensor
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return row + 1, resident[row] @ kernel, transposed[row] @ upstream
+            return row + 1, in_memory[row] @ kernel, transposed[row] @ upstream
 
         start = (tf.constant(0), tf.zeros_like(upstream), tf.zeros_like(kernel))
         _, *products = tf.while_loop(lambda row, *_: row < len(images), step, start)
         return tuple(products)
 
     def epoch() -> tuple[None, None]:
-        compiled(*factors)[0].numpy()  # waits for it
+        compiled(*factors)[0].numpy()  # waits until it is computed
         return None, None
 
     return f"TensorFlow {tf.__version__}", epoch
@@ -60,9 +61,10 @@ def by_xla(images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray) -> tupl
 def main() -> None:
     """Take turns."""
     images = load().images
-    batches = images[: len(images) // BATCH * BATCH].reshape(-1, BATCH, PIXELS)
+    pixels = images.shape[1]
+    batches = images[: len(images) // BATCH * BATCH].reshape(-1, BATCH, pixels)
     random = np.random.default_rng(0)
-    kernel = random.standard_normal((PIXELS, HIDDEN), np.float32)
+    kernel = random.standard_normal((pixels, HIDDEN), np.float32)
     upstream = random.standard_normal((BATCH, HIDDEN), np.float32)
     make = {"numpy": by_numpy, "xla": by_xla}[sys.argv[1]]
     library, epoch = make(batches, kernel, upstream)

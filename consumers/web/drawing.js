@@ -1,6 +1,6 @@
-// The sheet to draw on: pointer (mouse, pen, finger) or keys.
+// The canvas to draw on: pointer (mouse, pen, finger) or keys.
 
-import { reduce } from "./recipe.js";
+import { checkCanvas, reduce } from "./preprocessing.js";
 
 const INK = "#333";
 const PEN = 32; // of 560: one and a half of the network's pixels
@@ -14,7 +14,7 @@ const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowD
  * @param {() => boolean} isFilled whether a new stroke is filled
  * @param {() => void} changed called after every change
  */
-export function makePaper(canvas, isFilled, changed) {
+export function makeSketch(canvas, isFilled, changed) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const strokes = [];
   const pen = { x: canvas.width / 2, y: canvas.height / 3, down: false, shown: false };
@@ -105,12 +105,13 @@ export function makePaper(canvas, isFilled, changed) {
       pen.down = false;
       update();
     },
-    /** The drawing as the photo recipe takes it, without the keyboard's pen. */
-    reduced() {
+    /** The drawing as toPicture takes it, without the keyboard's pen. */
+    reduced(side) {
+      checkCanvas();
       draw(false);
       const { width, height } = canvas;
       const rows = (top, count) => context.getImageData(0, top, width, count).data;
-      const reduced = reduce(rows, width, height);
+      const reduced = reduce(rows, width, height, side);
       draw(true);
       return reduced;
     },

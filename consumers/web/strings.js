@@ -1,6 +1,6 @@
-// All that the page says, in both languages. {gaps} are filled by `say`.
+// The page's text, in both languages. {gaps} are filled by `say`.
 
-export const WORDS = {
+export const STRINGS = {
   en: {
     title: "What is this?",
     about:
@@ -25,17 +25,19 @@ export const WORDS = {
     loading: "Loading the network…",
     ready: "Choose a picture",
     reading: "Reading the photo…",
-    seen: "What the network sees: 28 by 28 pixels",
+    seen: "What the network sees: {height} by {width} pixels",
     result: "{name}, {percent}",
     labelRight: "That is its label too.",
     labelWrong: "Its label: {label}.",
     time: "Network: {network} ms.",
     timeBoth: "Picture: {picture} ms, network: {network} ms.",
-    noNetwork: "The network can't be loaded: {reason}. `make page` brings its files.",
+    noNetwork: "The network can't be loaded: {reason}. `make page` writes its files.",
     empty: "The file is empty (0 bytes).",
     notPicture: "This is not a PNG, JPEG, WebP, GIF or BMP picture.",
     noFile: "There is no picture in what was dropped or pasted.",
     broken: "The picture is broken: it can't be decoded.",
+    alteredCanvas:
+      "This browser alters what a page reads from a picture; allow reading, or use another browser.",
     noPixels: "The picture has no pixels ({width} × {height}).",
     tooManyBytes: "The file has {size} bytes; at most 100,000,000 are read.",
     tooLarge: "{width} × {height} pixels are too many; at most 64 megapixels are decoded.",
@@ -66,17 +68,19 @@ export const WORDS = {
     loading: "Сеть загружается…",
     ready: "Выберите картинку",
     reading: "Читаю фото…",
-    seen: "Что видит сеть: 28 на 28 пикселей",
+    seen: "Что видит сеть: {height} на {width} пикселей",
     result: "{name}, {percent}",
     labelRight: "Так и размечено.",
     labelWrong: "Размечено: {label}.",
     time: "Сеть: {network} мс.",
     timeBoth: "Картинка: {picture} мс, сеть: {network} мс.",
-    noNetwork: "Сеть не загрузилась: {reason}. Её файлы приносит `make page`.",
+    noNetwork: "Сеть не загрузилась: {reason}. Её файлы создаёт `make page`.",
     empty: "Файл пуст (0 байт).",
     notPicture: "Это не картинка PNG, JPEG, WebP, GIF или BMP.",
     noFile: "В том, что перетащили или вставили, нет картинки.",
     broken: "Картинка повреждена: её не удалось прочитать.",
+    alteredCanvas:
+      "Этот браузер искажает картинки, которые читает страница; разрешите чтение или возьмите другой.",
     noPixels: "В картинке нет пикселей ({width} × {height}).",
     tooManyBytes: "В файле {size} байт; читается не больше 100 000 000.",
     tooLarge: "{width} × {height} пикселей — слишком много; читается не больше 64 мегапикселей.",
@@ -87,7 +91,7 @@ export const WORDS = {
 
 /** Fill the gaps of a sentence; numbers are written as the language has them. */
 export function say(language, key, values = {}) {
-  return WORDS[language][key].replace(/\{(\w+)\}/g, (_, name) =>
+  return STRINGS[language][key].replace(/\{(\w+)\}/g, (_, name) =>
     typeof values[name] === "number" ? values[name].toLocaleString(language) : values[name],
   );
 }

@@ -5,20 +5,21 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from benchmarks.peers.turns import BATCH, CLASSES, HIDDEN, PIXELS, RATE, Turns, load
+from benchmarks.baselines.turns import BATCH, HIDDEN, RATE, Turns, load
 
 
 def main() -> None:
     """Take turns."""
     images, labels = map(jnp.asarray, load())
     steps = len(images) // BATCH
+    pixels, classes = images.shape[1], labels.shape[1]
     key = jax.random.key(42)
     glorot = jax.nn.initializers.glorot_uniform()
     weights = (
-        glorot(key, (PIXELS, HIDDEN)),
+        glorot(key, (pixels, HIDDEN)),
         jnp.zeros(HIDDEN),
-        glorot(key, (HIDDEN, CLASSES)),
-        jnp.zeros(CLASSES),
+        glorot(key, (HIDDEN, classes)),
+        jnp.zeros(classes),
     )
 
     def loss(weights, batch, targets):  # type: ignore[no-untyped-def]
@@ -28,16 +29,16 @@ def main() -> None:
         return mean, (logits.argmax(axis=1) == targets.argmax(axis=1)).mean()
 
     def step(weights, rows):  # type: ignore[no-untyped-def]
-        figures, gradients = jax.value_and_grad(loss, has_aux=True)(
+        metrics, gradients = jax.value_and_grad(loss, has_aux=True)(
             weights, images[rows], labels[rows]
         )
-        return jax.tree.map(lambda weight, by: weight - RATE * by, weights, gradients), figures
+        return jax.tree.map(lambda weight, by: weight - RATE * by, weights, gradients), metrics
 
     @jax.jit
     def train(weights, key):  # type: ignore[no-untyped-def]
         order = jax.random.permutation(key, len(images))[: steps * BATCH].reshape(steps, BATCH)
-        weights, figures = jax.lax.scan(step, weights, order)
-        return weights, jax.tree.map(jnp.mean, figures)
+        weights, metrics = jax.lax.scan(step, weights, order)
+        return weights, jax.tree.map(jnp.mean, metrics)
 
     def epoch() -> tuple[float, float]:
         nonlocal weights, key

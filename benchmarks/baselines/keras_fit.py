@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from benchmarks.peers.turns import BATCH, CLASSES, HIDDEN, PIXELS, RATE, Turns, load
+from benchmarks.baselines.turns import BATCH, HIDDEN, RATE, Turns, load
 
 
 def main() -> None:
@@ -15,11 +15,12 @@ def main() -> None:
     import keras
     import tensorflow as tf
 
+    images, labels = load()
     network = keras.Sequential(
         [
-            keras.Input((PIXELS,)),
+            keras.Input((images.shape[1],)),
             keras.layers.Dense(HIDDEN, activation="relu"),
-            keras.layers.Dense(CLASSES, activation="softmax"),
+            keras.layers.Dense(labels.shape[1], activation="softmax"),
         ]
     )
     network.compile(
@@ -28,7 +29,6 @@ def main() -> None:
         metrics=["accuracy"],
         steps_per_execution=int(sys.argv[1]),
     )
-    images, labels = load()
     turns = Turns(f"Keras {keras.__version__}, TensorFlow {tf.__version__}")
 
     def next_turn(epoch: int, logs: dict[str, Any]) -> None:

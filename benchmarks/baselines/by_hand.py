@@ -1,24 +1,25 @@
-"""The paper's training in NumPy, by hand, into buffers that are allocated once."""
+"""The paper's training written by hand in NumPy, into buffers that are allocated once."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.peers.turns import BATCH, CLASSES, HIDDEN, PIXELS, RATE, Turns, load
+from benchmarks.baselines.turns import BATCH, HIDDEN, RATE, Turns, load
 
 
 def main() -> None:
     """Take turns."""
     images, labels = load()
     random = np.random.default_rng(42)
-    sizes = ((PIXELS, HIDDEN), (HIDDEN, CLASSES))
-    limits = [(6 / sum(shape)) ** 0.5 for shape in sizes]  # Glorot's, Keras' default
+    pixels, classes = images.shape[1], labels.shape[1]
+    sizes = ((pixels, HIDDEN), (HIDDEN, classes))
+    limits = [(6 / sum(shape)) ** 0.5 for shape in sizes]  # Glorot's, the default of Keras
     kernel_1, kernel_2 = (
         random.uniform(-limit, limit, shape).astype(np.float32)
         for limit, shape in zip(limits, sizes, strict=True)
     )
-    bias_1, bias_2 = np.zeros(HIDDEN, np.float32), np.zeros(CLASSES, np.float32)
-    batch = np.empty((BATCH, PIXELS), np.float32)
+    bias_1, bias_2 = np.zeros(HIDDEN, np.float32), np.zeros(classes, np.float32)
+    batch = np.empty((BATCH, pixels), np.float32)
     hidden, upstream = np.empty((2, BATCH, HIDDEN), np.float32)
     gradient = np.empty_like(kernel_1)
     rate = np.float32(RATE / BATCH)

@@ -1,12 +1,11 @@
 // From a photo's pixels to the network's picture: ../PHOTOS.md, whose steps the numbers name.
 // Whole numbers throughout, so that ../python/predict.py gets the same picture.
 
-export const SIDE = 28;
-const REDUCED = 224; // longest side after step 2: 8 × 28
+const REDUCED = 8; // longest side after step 2, in sides of the network's picture
 const NEAR = 487; // squared distance in RGB, ⌊(0.05 · 255 · √3)²⌋: 5 %, as the paper has it
 const FAINT = 13; // of 255: 5 %
 
-/** A photo that can't be used. `code` names a sentence in words.js, `values` fill its gaps. */
+/** A photo that can't be used. `code` names a sentence in strings.js, `values` fill its gaps. */
 export class Refused extends Error {
   constructor(code, values = {}) {
     super(code);
@@ -18,15 +17,16 @@ export class Refused extends Error {
 const rounded = (a, b) => Math.floor((2 * a + b) / (2 * b)); // exact below 2^53
 
 /**
- * Average blocks of k×k pixels so that the longest side is at most 224 (steps 1 and 2).
+ * Average blocks of k×k pixels so that the longest side is at most 8 sides (steps 1 and 2).
  *
  * @param {(top: number, rows: number) => Uint8ClampedArray} readRows gives rows as RGBA, opaque
  * @param {number} width of the photo
  * @param {number} height of the photo
+ * @param {number} side the longest of the network's picture
  * @returns {{width: number, height: number, rgb: Uint8Array}}
  */
-export function reduce(readRows, width, height) {
-  const k = Math.ceil(Math.max(width, height) / REDUCED);
+export function reduce(readRows, width, height, side) {
+  const k = Math.ceil(Math.max(width, height) / (REDUCED * side));
   const reduced = { width: Math.ceil(width / k), height: Math.ceil(height / k) };
   reduced.rgb = new Uint8Array(3 * reduced.width * reduced.height);
   const sums = new Float64Array(3 * reduced.width);
@@ -87,13 +87,12 @@ function trim({ width, height, rgb }, [r, g, b]) {
   return box;
 }
 
-/** Scale grey values by area so that the longest side is 28 (step 6). */
-function fit(values, width, height) {
-  const longest = Math.max(width, height);
-  const fitted = {
-    width: Math.max(1, rounded(SIDE * width, longest)),
-    height: Math.max(1, rounded(SIDE * height, longest)),
-  };
+/** Scale grey values by area to the largest size that fits into [height, width] (step 6). */
+function fit(values, width, height, shape) {
+  const fitted =
+    height * shape[1] >= width * shape[0]
+      ? { height: shape[0], width: Math.max(1, rounded(width * shape[0], height)) }
+      : { height: Math.max(1, rounded(height * shape[1], width)), width: shape[1] };
   const across = overlaps(width, fitted.width);
   fitted.values = overlaps(height, fitted.height).flatMap((rows) =>
     across.map((columns) => {
@@ -122,10 +121,11 @@ function overlaps(old, size) {
 /**
  * Turn a reduced photo into what the network sees (steps 3 to 8).
  *
- * @returns {Uint8Array} 28×28 grey values, row by row
+ * @param {number[]} shape [height, width] of the network's picture
+ * @returns {Uint8Array} grey values, row by row
  * @throws {Refused} there is nothing on the photo
  */
-export function toPicture(reduced) {
+export function toPicture(reduced, shape) {
   let rgb = reduced.rgb;
   let background = findBackground(reduced);
   if (toGrey(...background) < 128) {
@@ -141,16 +141,30 @@ export function toPicture(reduced) {
       grey[y * width + x] = toGrey(rgb[at], rgb[at + 1], rgb[at + 2]);
     }
   }
-  const fitted = fit(grey, width, height);
+  const fitted = fit(grey, width, height, shape);
   const white = toGrey(...background);
   const values = fitted.values.map((v) => 255 - Math.min(255, rounded(255 * v, white)));
   if (Math.max(...values) < FAINT) throw new Refused("tooLight");
-  const picture = new Uint8Array(SIDE * SIDE);
-  const down = Math.floor((SIDE - fitted.height) / 2);
-  const in_ = Math.floor((SIDE - fitted.width) / 2);
+  const picture = new Uint8Array(shape[0] * shape[1]);
+  const above = Math.floor((shape[0] - fitted.height) / 2);
+  const before = Math.floor((shape[1] - fitted.width) / 2);
   for (let y = 0; y < fitted.height; y++) {
     const row = values.slice(y * fitted.width, (y + 1) * fitted.width);
-    picture.set(row, (down + y) * SIDE + in_);
+    picture.set(row, (above + y) * shape[1] + before);
   }
   return picture;
+}
+
+/**
+ * Read known pixels back: some browsers, to hide who they are, alter what a page reads.
+ *
+ * @throws {Refused} they came back otherwise
+ */
+export function checkCanvas() {
+  const context = new OffscreenCanvas(16, 16).getContext("2d", { willReadFrequently: true });
+  const drawn = context.createImageData(16, 16);
+  drawn.data.forEach((_, i, data) => (data[i] = i % 4 === 3 ? 255 : (7 * i) % 256));
+  context.putImageData(drawn, 0, 0);
+  const read = context.getImageData(0, 0, 16, 16).data;
+  if (drawn.data.some((value, i) => value !== read[i])) throw new Refused("alteredCanvas");
 }

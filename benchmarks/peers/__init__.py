@@ -1,1 +1,0 @@
-"""Ways to train the paper's network, a process each: see `turns`."""

@@ -1,0 +1,87 @@
+"""Lay a preset over params.yaml: `python -m tasks.presets presets/quick.yaml FOLDER [SEED]`.
+
+Of the section `train`, a preset says what differs from the paper's training: every other key
+becomes the schema's default, whatever params.yaml has. Of other sections, the keys that it names
+are replaced. A value is replaced whole: a preset that names an optimizer names all of it.
+
+Runs inside .venv.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.utils.serialize import load_yaml, modify_yaml
+
+from pipeline.params import PARAMS_FILE, Train, check_params
+
+
+def overlay(
+    values: Mapping[str, Any], preset: Mapping[str, Any], train: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the values of params.yaml with a preset laid over them.
+
+    Args:
+        values: of params.yaml.
+        preset: sections, each with the keys to be replaced.
+        train: every key of the section `train`, at its default.
+    """
+    base = {**values, "train": train} if "train" in preset else dict(values)
+    return base | {name: {**base.get(name, {}), **keys} for name, keys in preset.items()}
+
+
+def assign(node: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Give a mapping other values, in place, so that it keeps its order and its comments."""
+    for key in [key for key in node if key not in values]:
+        del node[key]
+    for key, value in values.items():
+        old = node.get(key)
+        if isinstance(old, MutableMapping) and isinstance(value, Mapping):
+            assign(old, value)
+        elif old != value or isinstance(old, bool) != isinstance(value, bool) or key not in node:
+            node[key] = value
+
+
+def apply(preset: Path, folder: Path, seed: str = "") -> None:
+    """Write a preset into a folder's params.yaml, which keeps its comments.
+
+    Args:
+        preset: the YAML file.
+        folder: where params.yaml is.
+        seed: replaces `train.seed`; empty: it stays.
+
+    Raises:
+        ValueError: the preset is no YAML, or what comes out does not fit the schema.
+        OSError: a file can't be read or written.
+    """
+    path = folder / PARAMS_FILE
+    try:
+        # As DVC reads them, which is YAML 1.2: `1e-05` is a number there.
+        values = overlay(load_yaml(str(path)), load_yaml(str(preset)), Train().model_dump())
+    except (DvcException, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{preset}: expected sections of params.yaml: {reason}") from None
+    if seed:
+        values["train"]["seed"] = int(seed)
+    check_params(values, str(preset))
+    with modify_yaml(str(path)) as written:
+        assign(written, values)
+
+
+def main() -> int:
+    """Do it; the exit status is 1 and a line says why where it can't be done."""
+    preset, folder, *seed = sys.argv[1:]
+    try:
+        apply(Path(preset), Path(folder), *seed)
+    except (ValueError, OSError) as error:
+        print(f"make: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Run the pipeline by DVC: repair what is damaged and run again; experiments from presets.
+
+After a run that ended well, each output is compared with dvc.lock: DVC's commit links the object
+of its cache over a fresh output, whatever that object's content has become.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from tasks.environment import ensure
+from tasks.processes import DATABASES, STATE, alone, answer, call, clean, say
+
+VERIFIED = STATE / "verified.json"  # size, time and inode of the outputs that were compared
+REPAIRED = 3  # exit status of `tasks.repair` that removed something
+ATTEMPTS = 3  # each damage that is found takes one more run
+RWLOCK = Path(".dvc/tmp/rwlock")
+
+
+def repro() -> int:
+    """Run the stages that are not up to date; return the exit status."""
+    look_at_git()
+    ensure()
+    with alone() as lock:
+        return run_stages(Path.cwd(), clean(), lock)
+
+
+def heal() -> int:
+    """Remove what is damaged, whether a stage reads it or not, and run the pipeline."""
+    look_at_git()
+    ensure()
+    with alone() as lock:
+        status = call(["python", "-m", "tasks.repair"], keep=(lock,))
+        return run_stages(Path.cwd(), clean(), lock) if status in (0, REPAIRED) else status
+
+
+def look_at_git() -> None:
+    """Look whether this folder is the root of a git repository, which DVC needs.
+
+    Raises:
+        RuntimeError: it is not; the text has git's own reason.
+    """
+    try:
+        prefix = answer(["git", "rev-parse", "--show-prefix"]).strip()
+    except FileNotFoundError:
+        raise RuntimeError("git is missing; on Debian or Ubuntu: apt-get install git") from None
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}; `git clone` the project, a copy of files won't do") from None
+    if prefix:
+        raise RuntimeError(
+            f"this folder is {prefix} of another git repository; `git clone` the project elsewhere"
+        )
+
+
+def run_stages(folder: Path, env: dict[str, str], lock: int) -> int:
+    """Run `dvc repro`; while that finds damage, remove it and run again.
+
+    Args:
+        folder: the project's, or a clone's.
+        env: the environment.
+        lock: file descriptor of the lock that processes left running go on to hold.
+
+    Returns:
+        The exit status. Where someone killed it (128 and a signal's number; DVC's own failures
+        are 1 and 255), nothing is looked for.
+    """
+
+    def repair(*options: str) -> int:
+        return call(["python", "-m", "tasks.repair", *options], env, (lock,), cwd=folder)
+
+    if has_holders(folder / RWLOCK):
+        repair("--locks")  # DVC takes one that was killed for alive until someone has reaped it
+    for attempt in range(ATTEMPTS):
+        say("dvc repro")
+        status = call(["dvc", "repro"], env, (lock,), cwd=folder)
+        if status == 0:
+            if verified(folder):
+                return 0
+            status = repair("--verify")
+            if status != REPAIRED:
+                return status
+        elif 128 < status < 255 or attempt + 1 == ATTEMPTS or repair("--quiet") != REPAIRED:
+            return status
+    say("outputs are damaged again and again: is the disk good?")
+    return 1
+
+
+def has_holders(rwlock: Path) -> bool:
+    """Whether DVC's lock file names processes."""
+    try:
+        return b'"pid"' in rwlock.read_bytes()
+    except OSError:
+        return False  # not there; or a folder, which `dvc repro` fails at
+
+
+def verified(folder: Path) -> bool:
+    """Whether nothing has changed since `tasks.repair --verify` compared the outputs."""
+    try:
+        known = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
+        return all(signature(folder / name) == seen for name, seen in known.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def signature(path: Path) -> list[int]:
+    """Return what changes when a file is written: its size, time and inode."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def recipe() -> int:
+    """Run presets/NAME.yaml as a DVC experiment of that name: `make recipe NAME=quick SEED=1`.
+
+    The stages run in a clone of HEAD that shares DVC's cache, so that this folder, its stash and
+    HEAD stay as they are, however this ends. What needs no other parameters is not run again.
+    """
+    preset, seed = Path("presets", f"{os.environ.get('NAME')}.yaml"), os.environ.get("SEED", "")
+    presets = sorted(Path("presets").glob("*.yaml"))
+    if preset not in presets:
+        names = ", ".join(path.stem for path in presets)
+        raise RuntimeError(f"no {preset}; NAME can be: {names}")
+    if not re.fullmatch(r"\d*", seed):
+        raise RuntimeError(f"SEED is a number, as in SEED=1; got {seed!r}")
+    look_at_git()
+    ensure()
+    name = preset.stem + (f"-seed{seed}" if seed else "")
+    if answer(["git", "status", "--porcelain", "--untracked-files=no"]):
+        say("note: this runs HEAD; changes that are not committed are left out")
+    with alone() as lock:
+        clone = make_clone(STATE / "recipe" / name)
+        # Stages see their own folder: a data folder named by a relative path is still this one's.
+        folders = {
+            key: os.path.realpath(value)
+            for key, value in os.environ.items()
+            if key.endswith("_DIR") and Path(value).is_dir()
+        }
+        env = clean(DVC_SITE_CACHE_DIR=str(clone / DATABASES), **folders)
+        overlay = ["python", "-m", "tasks.presets", str(preset), str(clone), seed]
+        if status := call(overlay):
+            return status
+        share_cache(clone)
+        call(["dvc", "checkout", "--quiet", "--allow-missing"], env, (lock,), cwd=clone)
+        status = run_stages(clone, env, lock)
+        status = status or call(
+            ["dvc", "exp", "save", "--quiet", "--force", "--name", name], env, cwd=clone
+        )
+        if status:
+            return status
+        (ref,) = answer(
+            ["git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}"], clone
+        ).split()
+        answer(["git", "push", "--quiet", "origin", f"+{ref}"], clone)
+        shutil.rmtree(clone)
+        return call(["dvc", "metrics", "diff", "--no-path", "HEAD", name])
+
+
+def make_clone(folder: Path) -> Path:
+    """Clone HEAD; what a killed run of the same preset had saved of its training is kept.
+
+    Returns:
+        The clone's path, absolute.
+    """
+    saved, aside = folder / STATE, folder.with_name(f"{folder.name}.saved")
+    if saved.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        saved.rename(aside)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    answer(["git", "clone", "--quiet", "--no-tags", str(Path.cwd()), str(folder)])
+    if aside.is_dir():
+        aside.rename(saved)
+    try:
+        answer(["git", "var", "GIT_COMMITTER_IDENT"])
+    except RuntimeError:  # the experiment is a commit, and this user has told git no name
+        answer(["git", "config", "user.name", "fashion-mlp"], folder)
+        answer(["git", "config", "user.email", "fashion-mlp@localhost"], folder)
+    return folder.resolve()
+
+
+def share_cache(clone: Path) -> None:
+    """Give a clone this folder's cache, and what .dvc/config.local says."""
+    config = configparser.RawConfigParser()
+    config.read(".dvc/config.local", encoding="utf-8")
+    if not config.has_section("cache"):
+        config.add_section("cache")
+    cache = Path.cwd() / answer(["dvc", "cache", "dir"]).strip()
+    config.set("cache", "dir", f'"{cache}"')
+    with (clone / ".dvc/config.local").open("w", encoding="utf-8") as file:
+        config.write(file)

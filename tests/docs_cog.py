@@ -1,0 +1,158 @@
+"""What cog writes into README.md and docs/: tables and outputs, each from its source.
+
+`python -m cogapp -r README.md docs/*.md` writes them anew; tests/test_docs.py checks them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from consumers.runtimes import RUNTIMES
+from fashion_mlp.pictures import paper
+
+ROOT = Path(__file__).resolve().parent.parent
+METRICS = [f"metrics/{stage}.json" for stage in ("train", "evaluate", "export")]
+MOMENTUM = ROOT / "docs/momentum.json"  # metrics/train.json of the experiment that README shows
+
+
+def results(folder: Path = ROOT) -> list[Any]:
+    """Read the metrics of train, evaluate and export."""
+    return [json.loads((folder / name).read_text(encoding="utf-8")) for name in METRICS]
+
+
+def verdict() -> str:
+    """Compare the paper's claims with the committed metrics, within `gate.tolerances`."""
+    train, evaluate, export = results()
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    most = {it: params["gate"]["tolerances"][f"train_{it}"] for it in ("accuracy", "loss")}
+    examples = [evaluate["train_examples"][str(number)] for number in paper.EXAMPLES]
+    classes, last = [example["class"] for example in examples], paper.LAST_EPOCHS[-1]
+    rows = [["", "paper", "here", ""]]
+    for what, claimed, found, allowed in (
+        ("training accuracy, epoch 100", last.accuracy, train["train_accuracy"], most["accuracy"]),
+        ("training loss, epoch 100", last.loss, train["train_loss"], most["loss"]),
+        ("probability of image 0", paper.IMAGE_0[9], examples[0]["probability"], most["accuracy"]),
+    ):
+        said = "holds" if abs(found - claimed) <= allowed else "**does not hold**"
+        rows.append([what, f"{claimed:.4f}", f"{found:.4f}", said])
+    said = "holds" if classes == [*paper.EXAMPLES.values()] else "**does not hold**"
+    lists = [", ".join(map(str, it)) for it in (paper.EXAMPLES, paper.EXAMPLES.values(), classes)]
+    rows += [
+        [f"classes of images {lists[0]}", *lists[1:], said],
+        ['"over 98 % correct answers"', "claimed", "**no**", f"log ends at {last.accuracy:.2%}"],
+        ["test accuracy", "not measured", f"**{evaluate['test_accuracy']:.4f}**", ""],
+        ["test loss", "not measured", f"{evaluate['test_loss']:.4f}", ""],
+        [
+            "ONNX and Keras name the same class",
+            "",
+            f"{export['argmax_agreement']:,} of {export['images']:,}",
+            f"{export['argmax_certified']:,} certified by a rounding bound",
+        ],
+    ]
+    return tabulate(rows, "firstrow", "github", disable_numparse=True)
+
+
+def conformance() -> str:
+    """Sum up consumers/conformance.json."""
+    found = json.loads((ROOT / "consumers/conformance.json").read_text(encoding="utf-8"))
+    enforced = [found["runtimes"][one.key] for one in RUNTIMES if one.enforced]
+    least, most = (
+        choose(result[key] for result in enforced)
+        for choose, key in ((min, "argmax_agreement"), (max, "max_difference"))
+    )
+    return (
+        f"each names Keras' class for {least:,} of {found['images']:,} images, and no probability "
+        f"differs from Keras' by more than {most:.1e}."
+    )
+
+
+def console(command: str, *lines: str) -> str:
+    """Lay out a command and what it prints, or more commands."""
+    return "\n".join(["```console", f"$ {command}", *lines, "```"])
+
+
+def stage_lines(folder: Path = ROOT) -> list[str]:
+    """Write lines that the stages print, from the results in a folder; `…` is any text."""
+    train, evaluate, export = results(folder)
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    files, held_out = params["fetch"]["files"], params["preprocess"]["validation_images"]
+    size = sum(file["bytes"] for file in files.values())
+    # An IDX file of labels has 8 bytes before them.
+    learnt, test = (files[f"{it}-labels-idx1-ubyte"]["bytes"] - 8 for it in ("train", "t10k"))
+    sizes = {out["path"]: out["size"] for out in lock["export"]["outs"]}
+    total, images = f"{export['argmax_agreement']:,} of {export['images']:,}", f"{test:,} images"
+    activation = params["train"]["activation"].capitalize()
+    layers = [activation for _ in params["train"]["hidden_units"]] + ["Softmax"]
+    batch_sizes = ", ".join(f"{size:,}" for size in params["export"]["batch_sizes"])
+    edge_cases = export["edge_case_inputs_agreeing"]
+    return [
+        f"fetch: {len(files)} files, {size:,} bytes, verified, from …",
+        f"preprocess: {learnt - held_out:,} train, {held_out:,} validation, {test:,} test",
+        "train: " + ", ".join(f"{key} {value:.4f}" for key, value in train.items()),
+        f"evaluate: {test:,} test images, test_loss {evaluate['test_loss']:.4f}, "
+        f"test_accuracy {evaluate['test_accuracy']:.4f}; pictures in plots/",
+        "export: Keras inside the bound on all images; largest distance …",
+        "export: structure: " + " -> ".join(f"MatMul -> Add -> {last}" for last in layers),
+        f"export: weights: {export['initializers_bit_identical']} initializers, "
+        f"{export['weights_bit_identical']:,} values, bit for bit Keras'",
+        f"export: bounds: onnxruntime inside on {total} images; largest distance …",
+        f"export: classes: the same on {total} images; certified by the bound "
+        f"{export['argmax_certified']:,}, listed {export['argmax_listed']:,}",
+        f"export: batch sizes: {batch_sizes} agree on {images}; probabilities move by at most …",
+        f"export: edge cases: {edge_cases} of {edge_cases} as in Keras; where float32 overflows, …",
+        f"export: uint8: bytes in, the same bits out on {export['uint8_bit_identical']:,} images",
+        f"export: models/fashion_mlp.onnx, {sizes['models/fashion_mlp.onnx']:,} bytes, equal to "
+        f"Keras on {total} images",
+    ]
+
+
+def wrong_value() -> str:
+    """Run a stage with `epochs: 0`; return its error."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values["train"]["epochs"] = 0
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        return run(folder, sys.executable, "-m", "stages.train").stderr.rstrip()
+
+
+def metrics_diff() -> str:
+    """Run `dvc metrics diff` between the committed metrics and the experiment `momentum`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "repository"
+        for name in ("dvc.yaml", ".dvc/config", *METRICS):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+        run(folder, "git", "init", "--quiet", "--initial-branch", "main")
+        run(folder, "git", "add", "--all")
+        run(folder, "git", "commit", "--quiet", "--message", "main")
+        (folder / METRICS[0]).write_bytes(MOMENTUM.read_bytes())
+        run(folder, "git", "checkout", "--quiet", "-b", "momentum")
+        run(folder, "git", "commit", "--quiet", "--all", "--message", "momentum")
+        printed = run(folder, "dvc", "metrics", "diff", "main", "momentum").stdout
+    return "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
+
+
+def run(folder: Path | str, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as after `source .venv/bin/activate`, away from anybody's settings."""
+    environment = {
+        **os.environ,
+        **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "docs"),
+        **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "docs@localhost"),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "DVC_NO_ANALYTICS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )

@@ -1,0 +1,177 @@
+"""README.md and the other documents: generated parts are current, what they name is there."""
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.conftest import make_data, small_values
+from tests.docs_cog import ROOT, run, stage_lines
+from tests.photos import encoded, photo_of
+
+TRACKED = set(run(ROOT, "git", "ls-files").stdout.splitlines())
+DOCUMENTS = sorted(name for name in TRACKED if name.endswith(".md"))
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+# CHANGELOG.md tells of what was there before.
+CURRENT = {name: text for name, text in TEXTS.items() if name != "CHANGELOG.md"}
+# Made by commands, but not tracked and not an output of a stage.
+MADE = (
+    "report.html",
+    "dvc_plots/",
+    "consumers/c_api/onnxruntime",
+    "consumers/.venv",
+    ".run/",
+    ".venv",
+    ".dvc/",
+)
+OUTPUTS = {
+    out if isinstance(out, str) else next(iter(out))
+    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
+    for out in [*stage["outs"], *stage.get("metrics", [])]
+}
+
+
+def test_what_cog_writes_is_current() -> None:
+    result = run(ROOT, sys.executable, "-m", "cogapp", "--check", "--diff", *DOCUMENTS)
+    assert result.returncode == 0, (
+        f"{result.stdout}{result.stderr}\nrun `python -m cogapp -r {' '.join(DOCUMENTS)}`"
+    )
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    text = re.sub(r"^```.*?^```", "", TEXTS[name], flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match("https?:", target):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        found = ROOT / Path(name).parent / path if path else ROOT / name
+        assert found.exists(), f"{name}: {target}"
+        if anchor:
+            heads = re.findall(r"^#+ (.*)", found.read_text(encoding="utf-8"), re.M)
+            assert anchor in [re.sub(r"[^\w -]", "", it.lower()).replace(" ", "-") for it in heads]
+
+
+def test_readme_leads_to_every_document() -> None:
+    linked = set(re.findall(r"\]\(([^)\s]+)\)", TEXTS["README.md"]))
+    assert set(DOCUMENTS) - linked - {"README.md"} == set()
+
+
+@pytest.mark.parametrize("name", CURRENT)
+def test_make_targets_that_are_named_are_there(name: str) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert len(targets) > 20
+    named = re.findall(r"(?:`|^\$ |sudo )make ((?:[a-z][a-z-]* ?)*)", CURRENT[name], re.M)
+    assert {target for targets_ in named for target in targets_.split()} <= set(targets)
+
+
+@pytest.mark.parametrize("name", CURRENT)
+def test_files_that_are_named_are_there(name: str) -> None:
+    folders = {path.split("/")[0] for path in TRACKED if "/" in path} | {"data", "models"}
+    among = "|".join(map(re.escape, sorted(folders)))
+    paths = set(
+        re.findall(rf"(?<![\w/.-])((?:{among})/[\w./-]*[\w/])(?![\w{{*<…-])", CURRENT[name])
+    )
+    paths |= set(re.findall(r"`([\w.-]+\.(?:py|md|yaml|json|lock|toml|cff))`", CURRENT[name]))
+    named = {path for path in paths if "NAME" not in path}
+    missing = {path for path in named if not is_there(path, Path(name).parent)}
+    assert missing == set()
+
+
+def is_there(path: str, base: Path) -> bool:
+    """Whether a path is tracked, a folder of tracked files, an output of a stage, or made."""
+    known = TRACKED | OUTPUTS
+    names = {path.rstrip("/"), str(base / path)}
+    return (
+        any(it in known or any(one.startswith(f"{it}/") for one in known) for it in names)
+        or path.startswith(MADE)
+        or path in {Path(one).name for one in known}
+    )
+
+
+def test_readme_has_every_module() -> None:
+    (tree,) = re.findall(r"^```\n(params\.yaml.*?)^```", TEXTS["README.md"], re.M | re.S)
+    folders: list[str] = []
+    listed = set()
+    for indent, entry in re.findall(r"^( *)([^\s,]+(?:, \S+)*)", tree, re.M):
+        del folders[len(indent) // 2 :]
+        for one in entry.split(", "):
+            listed.add("/".join([*folders, one.rstrip("/")]))
+        folders.append(entry.rstrip("/"))
+    assert {entry for entry in listed if not is_there(entry, Path())} == set()
+    modules = {
+        path
+        for path in TRACKED
+        if re.match(r"(stages|fashion_mlp|pipeline)/.*\.py$", path) and "__init__" not in path
+    }
+    assert modules - listed == set()
+    tops = {path.split("/")[0] for path in TRACKED if re.match(r"[a-z]\w+/", path)}
+    assert tops - listed == set()
+
+
+def commands(text: str) -> list[str]:
+    """List the commands of a document's blocks, in their order; continued lines as one."""
+    blocks = "".join(re.findall(r"^```(?:console|)\n(.*?)^```", text, re.S | re.M))
+    return [re.sub(r"\\\n\s*", "", it) for it in re.findall(r"^\$ ((?:.*\\\n)*.*)", blocks, re.M)]
+
+
+# What the test below does not run, and why.
+NOT_RUN = {
+    r"make\b": "the Makefile's tests do, and CI",
+    r"source ": "Runner has that environment",
+    r"python -m http\.server": "serves for ever",
+    r"consumers/\.venv": "`make test-consumers` does",
+    r"nice .*dvc queue start": "`make torture` does",
+    r"dvc .*\b[a-z]{5}-[a-z]{4}\b": "an experiment that DVC gave a name by chance",
+    r"python -m stages": "cog runs it, and README shows what it prints",
+}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The project in a repository of its own, with a small data set and nothing run."""
+    folder = tmp_path_factory.mktemp("docs") / "clone"
+    images = make_data(300, 100, 28, 28)
+    for name in TRACKED - {"dvc.lock"}:
+        if not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    images.write(folder.parent / "data")
+    values = small_values(images, **{"fetch.sources": [{"folder": str(folder.parent / "data")}]})
+    values["preprocess"] = {"validation_images": 0}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    run(folder, "git", "init", "--quiet", "--initial-branch", "main")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message", "first")
+    yield folder
+
+
+def test_documented_commands_run(clone: Path) -> None:
+    """Run them all, README's first: the first of them is `dvc repro`."""
+    printed = {}
+    for name in ["README.md", *(name for name in CURRENT if name != "README.md")]:
+        run(clone, "git", "checkout", "--quiet", ".")  # parameters that `-S` has set
+        for command in commands(CURRENT[name]):
+            if any(re.match(pattern, command) for pattern in NOT_RUN):
+                continue
+            command = command.replace("10000", "100")  # there are 300 images
+            if "predict.py" in command:
+                image = np.load(clone / "data/prepared/test_images.npy")[0].reshape(28, 28)
+                (clone / "photo.png").write_bytes(encoded(photo_of(image)))
+            result = run(clone, "bash", "-c", command)
+            assert result.returncode == 0, f"{name}: {command}\n{result.stdout}{result.stderr}"
+            printed[command] = result.stdout
+            if command == "dvc repro":
+                run(clone, "git", "commit", "--quiet", "--all", "--message", "results")
+    assert len(printed) > 8
+    lines = iter(printed["dvc repro"].splitlines())
+    for shown in stage_lines(clone):  # in this order
+        pattern = re.escape(shown).replace("…", ".*")
+        assert any(re.fullmatch(pattern, line) for line in lines), shown

@@ -1,0 +1,176 @@
+"""The Makefile: thin, for old makes, and deaf to what its variables' values would run."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tiny import ROOT, Tiny
+
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+# What GNU make 3.81 does not know, by the release that brought it.
+NEWER = {
+    r"^\.ONESHELL": "3.82",
+    r"^\.(RECIPEPREFIX|SHELLFLAGS)": "3.82",
+    r"^(define|override define) .*=": "3.82",
+    r"^\s*(private|undefine) ": "3.82",
+    r"^[^#\t]*!=": "4.0",
+    r"::=": "4.0",
+    r"\$\((file|guile) ": "4.0",
+    r"^-?load ": "4.0",
+    r"&:": "4.3, grouped targets",
+    r"\.EXTRA_PREREQS": "4.3",
+    r"\.NOTINTERMEDIATE": "4.4",
+    r"\$\((let|intcmp) ": "4.4",
+    r"^\.WAIT|\s\.WAIT": "4.4",
+}
+# Modules that run inside .venv.
+INSTALLED = {"repair", "presets"}
+
+
+@pytest.mark.parametrize("feature", NEWER)
+def test_makefile_has_no_feature_newer_than_make_3_81(feature: str) -> None:
+    found = [line for line in MAKEFILE.splitlines() if re.search(feature, line)]
+    assert not found, f"needs GNU make {NEWER[feature]}"
+
+
+def test_recipes_are_single_lines_that_call_the_program() -> None:
+    lines = [line for line in MAKEFILE.splitlines() if line.startswith("\t")]
+    recipes = [line for line in lines if not line.startswith("\tpage ")]  # of the targets' list
+    calls = [line for line in recipes if line.startswith("\t@$(TASK) ")]
+    assert len(calls) > 25
+    assert [line for line in recipes if line not in calls] == [
+        "\tmutations torture bench conformance conformance-tools sharing-tools push pull clean"
+    ]
+    # No line goes on in the next one, and none is more than a program and its arguments.
+    assert not [line for line in calls if re.search(r"\\$|[;&|<>`$]", line[len("\t@$(TASK)") :])]
+
+
+def test_help_lists_every_target() -> None:
+    (listed,) = re.findall(r"^TARGETS := ((?:.*\\\n)*.*)", MAKEFILE, re.M)
+    targets = set(listed.replace("\\", "").split())
+    shown = {line.split()[1] for line in make("help").stdout.splitlines()}
+    assert shown == targets
+    assert targets == set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
+
+
+def make(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
+    """Run a target that installs nothing."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=kept | options, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+MISTYPED = {
+    "tests": "tests is a folder, and no target; did you mean test",
+    "docs": "docs is a folder, and no target; `make help`",
+    "data": "data is a folder, and no target; `make help`",
+    "tset": "tset is no target; did you mean test",
+    "check-repo": "check-repo is no target; did you mean check-repro",
+    "README.md": "README.md is no target; `make help`",
+}
+
+
+@pytest.mark.parametrize("name", MISTYPED)
+def test_a_mistyped_target_gets_one_line_that_helps(name: str) -> None:
+    result = make(name)
+    first, last = result.stderr.splitlines()
+    assert first.startswith(f"make: {MISTYPED[name]}")
+    assert re.match(rf"make: \*\*\* .*{name}\] Error 2", last)
+    assert result.returncode != 0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("makefile")).create()
+
+
+VALUES = [
+    "HEAD; touch ran",
+    "$(touch ran)",
+    "$(shell touch ran)",
+    "`touch ran`",
+    "a'b\"; touch ran",
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("given", ["as an argument", "in the environment"])
+def test_values_of_variables_run_nothing(tiny: Tiny, value: str, given: str) -> None:
+    if given == "as an argument":
+        output = tiny.do("make", "gate", f"REV={value}")
+    else:
+        output = tiny.do("make", "gate", REV=value)
+    assert json.loads(output.splitlines()[-1]) == [value]
+    for command in (["make", "recipe", f"NAME={value}"], ["make", "recipe", f"SEED={value}"]):
+        status, output = tiny.run(*command)
+        assert status != 0
+        assert "Traceback" not in output
+    assert not (tiny.folder / "ran").exists()
+
+
+def test_a_value_that_is_not_given_is_left_out(tiny: Tiny) -> None:
+    assert json.loads(tiny.do("make", "gate").splitlines()[-1]) == []
+
+
+def test_without_python_one_line_says_what_is_needed(tmp_path: Path) -> None:
+    for name in ("make", "sh"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    result = make("help", PATH=str(tmp_path))
+    first, last = result.stderr.splitlines()
+    assert first.startswith("make: needs Python 3.11, 3.12 or 3.13, and finds none; name one: ")
+    assert last.startswith("make: *** ")
+
+
+def test_another_name_of_python_is_enough(tmp_path: Path) -> None:
+    for name in ("make", "sh"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    (tmp_path / "my-python").symlink_to(sys.executable)
+    assert make("help", "PYTHON=my-python", PATH=str(tmp_path)).returncode == 0
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted((ROOT / "tasks").glob("*.py")) if path.stem not in INSTALLED]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_tasks_need_the_standard_library_alone(path: Path) -> None:
+    # Python 3.8's syntax, though no older one than 3.11 makes the environment: macOS' python3 is
+    # old, and has to say what it needs.
+    tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+             for alias in node.names}  # fmt: skip
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    foreign = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}
+    assert {name for name in foreign if not name.startswith("tasks")} == set()
+    assert not foreign & {f"tasks.{name}" for name in INSTALLED}
+
+
+def test_ci_runs_the_same_targets_here_and_there() -> None:
+    def targets(text: str) -> set[str]:
+        calls = re.findall(r"^(?:sudo )?make\b([a-z -]*)", text, re.M)
+        return {name for call in calls for name in call.split() or ["repro"]}
+
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    there = targets("\n".join(step["run"] for step in steps if "run" in step))
+    here = targets((ROOT / ".ci/run").read_text(encoding="utf-8"))
+    assert there == here | {"gate"}
+    assert there <= set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
+
+
+def test_ci_tries_every_python_that_is_allowed() -> None:
+    from tasks.environment import SUPPORTED
+
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    pythons = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert pythons == ["{}.{}".format(*version) for version in SUPPORTED]

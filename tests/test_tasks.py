@@ -1,0 +1,368 @@
+"""`make`, `make heal` and `make recipe` with real DVC, git and processes, on a tiny project."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from pipeline.params import PARAMS_FILE, Train, check_params
+from tasks.presets import apply, assign, overlay
+from tasks.repair import is_dvc
+from tests.tiny import ROOT, Tiny
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The project after a run, committed."""
+    tiny = Tiny(tmp_path_factory.mktemp("tasks")).create()
+    tiny.do("make")
+    tiny.commit()
+    return tiny
+
+
+@pytest.fixture
+def tiny(finished: Tiny) -> Iterator[Tiny]:
+    """The same for each test: what one leaves is undone by the next, in the same place."""
+    keep = finished.folder.with_name("keep")
+    if not keep.exists():
+        shutil.copytree(finished.folder, keep, symlinks=True)
+    yield finished
+    shutil.rmtree(finished.folder)
+    shutil.copytree(keep, finished.folder, symlinks=True)
+
+
+def test_make_again_runs_nothing_and_reads_no_output_again(tiny: Tiny) -> None:
+    tiny.do("make")
+    seen = (tiny.folder / ".run/verified.json").stat().st_mtime_ns
+    output = tiny.do("make")
+    assert "Running stage" not in output
+    assert output.startswith("make: dvc repro\n")
+    assert (tiny.folder / ".run/verified.json").stat().st_mtime_ns == seen
+    assert tiny.do("git", "status", "--porcelain") == ""
+
+
+def test_a_damaged_cache_object_does_not_replace_a_fresh_output(tiny: Tiny) -> None:
+    good = tiny.results()
+    for name in ("models/model", "data/raw"):
+        tiny.damage(tiny.cached(name))
+        tiny.damage(tiny.cached(name), b"")  # as after a power cut
+    for name in ("models/model", "metrics.json"):
+        (tiny.folder / name).unlink()
+    shutil.rmtree(tiny.folder / ".dvc/cache/runs")
+    output = tiny.do("make")
+    assert "Running stage 'train'" in output
+    assert re.search(r"heal: removed models/model: expected MD5 \w+, got d41d8cd9", output)
+    assert tiny.results() == good
+    assert "Running stage" not in tiny.do("make")
+
+
+def test_a_damaged_listing_does_not_run_its_stage_for_ever(tiny: Tiny) -> None:
+    good = tiny.results()
+    tiny.damage(tiny.cached("models/set"))
+    shutil.rmtree(tiny.folder / "models")
+    assert "a listing whose MD5 is not its name" in tiny.do("make")
+    assert tiny.results() == good
+    assert "Running stage" not in tiny.do("make")
+
+
+def test_heal_finds_damage_that_no_stage_reads(tiny: Tiny) -> None:
+    good = tiny.results()
+    tiny.damage(tiny.cached("models/model"))
+    output = tiny.do("make", "heal")
+    assert re.search(r"heal: removed \S+/cache/files/md5/\S+: expected MD5", output)
+    assert tiny.results() == good
+    assert "heal: all 4 outputs of dvc.lock are whole" in tiny.do("make", "heal")
+
+
+def garbage(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\xff\x00{garbage")
+
+
+def empty(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+
+
+def folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir(parents=True)
+
+
+DATABASES = ".run/dvc/repo/*/*/**/cache.db"
+# One at a time they were tried as well, as each file of .dvc and .run was; together they cost less.
+STATES = {
+    "garbage": (
+        garbage,
+        (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock", "dvc.lock", ".dvc/cache/runs/*/*/*", DATABASES,
+         ".run/verified.json"),
+    ),
+    "an empty dvc.lock": (empty, ("dvc.lock",)),
+    "folders": (
+        folder,
+        (".dvc/tmp/rwlock", ".dvc/tmp/rwlock.lock", "dvc.lock", DATABASES, ".run/lock",
+         ".run/verified.json"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_make_goes_on_from_damaged_state(tiny: Tiny, name: str) -> None:
+    good = tiny.results()
+    damage, patterns = STATES[name]
+    paths = [path for of in patterns for path in
+             sorted(tiny.folder.glob(of)) or [tiny.folder / of]]  # fmt: skip
+    assert not [path for path in paths if "*" in str(path)]
+    for path in paths:
+        damage(path)
+    (tiny.folder / "models/model").unlink()  # so that there is something to do
+    tiny.do("make")
+    assert tiny.results() == good
+    tiny.do("make", "heal")  # knows the rest, which plain `make` has no need of
+    for path in paths:
+        assert not path.exists() or path.is_file()
+        assert not path.is_file() or not path.read_bytes().endswith(b"{garbage")
+
+
+def test_make_goes_on_after_dvc_was_killed_and_nobody_reaped_it(tiny: Tiny) -> None:
+    tiny.make_stale()
+    process = tiny.start(str(Path(sys.executable).with_name("dvc")), "repro", SECONDS_TO_TRAIN="60")
+    rwlock = tiny.folder / ".dvc/tmp/rwlock"
+    while not rwlock.exists() or str(process.pid) not in rwlock.read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert not is_dvc(process.pid)
+    assert "heal: removed .dvc/tmp/rwlock: what held it was killed" in tiny.do("make")
+    process.communicate()
+
+
+def test_a_living_process_counts_as_dvc_by_its_command() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input('dvc')"], stdin=subprocess.PIPE) as living:
+        assert is_dvc(living.pid)
+    assert not is_dvc(living.pid)
+    assert not is_dvc(os.getpid()) or "dvc" in " ".join(sys.argv)
+
+
+def wait_for_training(process: subprocess.Popen[str], folder: Path) -> None:
+    """Wait until stage train is at work; `SECONDS_TO_TRAIN` says for how long it will be."""
+    while not (folder / "training").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+
+
+def test_a_second_make_waits_for_the_first(tiny: Tiny) -> None:
+    tiny.make_stale()
+    first = tiny.start("make", SECONDS_TO_TRAIN="2")
+    wait_for_training(first, tiny.folder)
+    second = tiny.do("make")
+    assert first.communicate()[0].count("Running stage 'train'") == 1
+    assert second.startswith("make: another make is at work in this folder; waiting for it\n")
+    assert "Running stage" not in second
+
+
+def test_ctrl_c_ends_make_with_130(tiny: Tiny) -> None:
+    tiny.make_stale()
+    process = tiny.start(*("sh", "tasks/start.sh", "repro"), SECONDS_TO_TRAIN="60")
+    wait_for_training(process, tiny.folder)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "heal" not in output
+    tiny.do("make")
+
+
+def test_make_ends_what_it_started_when_it_is_terminated(tiny: Tiny) -> None:
+    tiny.make_stale()
+    process = tiny.start("sh", "tasks/start.sh", "repro", SECONDS_TO_TRAIN="60")
+    wait_for_training(process, tiny.folder)
+    process.terminate()
+    process.wait(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    os.killpg(process.pid, signal.SIGKILL)  # the stage itself; ours watch whether DVC lives
+    process.communicate()
+
+
+def test_a_folder_without_git_says_so_before_anything_is_installed(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny.folder / "tasks", tmp_path / "tasks")
+    shutil.copy(tiny.folder / "Makefile", tmp_path)
+    command = ["make", "-C", str(tmp_path)]
+    status, output = tiny.run(*command, GIT_CEILING_DIRECTORIES=str(tmp_path.parent))
+    (line,) = [line for line in output.splitlines() if line.startswith("make: git")]
+    assert status != 0
+    assert re.match(r"make: git rev-parse: fatal: not a git repository.*; `git clone`", line)
+    nested = tiny.folder / "nested"
+    shutil.copytree(tmp_path, nested)
+    status, output = tiny.run("make", "-C", str(nested))
+    assert (status, "make: this folder is nested/ of another git repository" in output) == (2, True)
+
+
+def snapshot(tiny: Tiny) -> dict[str, Any]:
+    """Everything of the user's that an experiment must leave alone."""
+    names = tiny.do("git", "ls-files").splitlines()
+    contents = {
+        name: (tiny.folder / name).read_bytes() for name in names if (tiny.folder / name).exists()
+    }
+    git = [tiny.do("git", *of.split()) for of in ("rev-parse HEAD", "stash list", "status -sb")]
+    return {**contents, "git": git}
+
+
+def metrics(tiny: Tiny, name: str) -> Any:
+    (ref,) = tiny.do(
+        "git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}"
+    ).split()  # fmt: skip
+    return json.loads(tiny.do("git", "show", f"{ref}:metrics.json"))
+
+
+def test_recipe_leaves_the_folder_alone_and_needs_no_source(tiny: Tiny) -> None:
+    # An edit that is not committed stays, and stays out.
+    tiny.params(epochs=50)
+    before = snapshot(tiny)
+    output = tiny.do("make", "recipe", "NAME=quick", "SEED=3", SOURCE="/nowhere")
+    assert "make: note: this runs HEAD; changes that are not committed are left out" in output
+    assert re.search(r"^Metric +HEAD +quick-seed3 +Change\nepochs +100 +3 +-97$", output, re.M)
+    assert snapshot(tiny) == before
+    assert metrics(tiny, "quick-seed3") == {"epochs": 3}
+    assert not list((tiny.folder / ".run/recipe").iterdir())
+    # An older experiment of the name is replaced.
+    preset = tiny.folder / "presets/quick.yaml"
+    preset.write_text(preset.read_text().replace("epochs: 3", "epochs: 4"))
+    tiny.do("make", "recipe", "NAME=quick", "SEED=3", SOURCE="/nowhere")
+    assert metrics(tiny, "quick-seed3") == {"epochs": 4}
+    # DVC knows it as its own.
+    tiny.do("git", "checkout", "--quiet", ".")
+    dvc = str(Path(sys.executable).with_name("dvc"))
+    assert "train.epochs" in tiny.do(dvc, "exp", "diff", "HEAD", "quick-seed3")
+    tiny.do(dvc, "exp", "apply", "quick-seed3")
+    assert tiny.metric() == {"epochs": 4}
+    written = yaml.safe_load((tiny.folder / "params.yaml").read_text())["train"]
+    assert (written["seed"], written["epochs"], written["optimizer"]["class_name"]) == (
+        3, 4, "AdamW",
+    )  # fmt: skip
+
+
+def test_a_killed_recipe_leaves_the_folder_alone_and_can_be_run_again(tiny: Tiny) -> None:
+    tiny.params(epochs=50)
+    before = snapshot(tiny)
+    clone = tiny.folder / ".run/recipe/quick"
+    for moment in ("clone", "training"):
+        process = tiny.start("make", "recipe", "NAME=quick", SECONDS_TO_TRAIN="60")
+        if moment == "training":
+            wait_for_training(process, clone)
+            (clone / ".run").mkdir(exist_ok=True)
+            (clone / ".run/checkpoint.npz").write_text("of epoch 1")
+        while not clone.exists():
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert snapshot(tiny) == before
+    process = tiny.start("make", "recipe", "NAME=quick", SECONDS_TO_TRAIN="2")
+    wait_for_training(process, clone)
+    assert (clone / ".run/checkpoint.npz").read_text() == "of epoch 1"  # training can go on
+    assert process.communicate()[0].count("Traceback") == 0
+    assert process.returncode == 0
+    assert metrics(tiny, "quick") == {"epochs": 3}
+    assert snapshot(tiny) == before
+
+
+def test_an_unknown_preset_is_refused_in_one_line(tiny: Tiny) -> None:
+    for name in ("nope", "../presets/quick", ""):
+        status, output = tiny.run("make", "recipe", f"NAME={name}")
+        first, _ = output.splitlines()
+        assert status != 0
+        assert first == (
+            f"make: no presets/{name}.yaml; NAME can be: accurate, mnist, paper, quick"
+        )
+
+
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_is_whole_whatever_was_committed(preset: Path, tmp_path: Path) -> None:
+    edited = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    edited["train"].update(
+        epochs=7, dropout=0.9, random_flip=True, random_affine=3.0, hidden_units=[5, 5], seed=1,
+        optimizer={"class_name": "Adam", "config": {"learning_rate": 1.0, "beta_1": 0.5}},
+    )  # fmt: skip
+    for name, text in (
+        ("committed", (ROOT / "params.yaml").read_text(encoding="utf-8")),
+        ("edited", yaml.safe_dump(edited, allow_unicode=True)),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / PARAMS_FILE).write_text(text, encoding="utf-8")
+        apply(preset, tmp_path / name)
+    one, two = (yaml.safe_load((tmp_path / name / PARAMS_FILE).read_text(encoding="utf-8"))
+                for name in ("committed", "edited"))  # fmt: skip
+    assert one["train"] == two["train"]
+    wanted = yaml.safe_load(preset.read_text(encoding="utf-8"))
+    assert one["train"] == Train().model_dump() | wanted["train"]
+    assert check_params(one) == check_params(one)
+
+
+def test_a_preset_keeps_the_comments(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / PARAMS_FILE).write_text(text, encoding="utf-8")
+    apply(ROOT / "presets/accurate.yaml", tmp_path, "8")
+    written = (tmp_path / PARAMS_FILE).read_text(encoding="utf-8")
+    comments = re.findall("#.*", text)
+    assert len(comments) > 30
+    assert re.findall("#.*", written) == comments
+    assert "\n  seed: 8\n" in written
+
+
+def test_overlay_replaces_values_whole_and_resets_train_alone() -> None:
+    values = {"train": {"a": 1, "b": {"c": 2, "d": 3}}, "other": {"x": 1, "y": 2}, "third": {}}
+    preset = {"train": {"b": {"c": 9}}, "other": {"y": 3}}
+    assert overlay(values, preset, {"a": 0, "b": {}}) == {
+        "train": {"a": 0, "b": {"c": 9}},
+        "other": {"x": 1, "y": 3},
+        "third": {},
+    }
+    assert overlay(values, {"other": {"x": 0}}, {})["train"] == values["train"]
+
+
+def test_assign_tells_zero_from_false() -> None:
+    node: dict[str, Any] = {"a": 0, "b": {"c": 1}, "d": 1}
+    assign(node, {"a": False, "b": {"c": True}})
+    assert json.dumps(node) == '{"a": false, "b": {"c": true}}'
+
+
+def test_a_preset_that_does_not_fit_is_refused_with_its_name(tmp_path: Path) -> None:
+    shutil.copy(ROOT / PARAMS_FILE, tmp_path)
+    for text, message in (
+        ("train: {epoch: 3}", r"bad\.yaml: train\.epoch is unknown"),
+        ("train: [", r"bad\.yaml: expected sections of params\.yaml"),
+        ("- train", r"bad\.yaml: expected sections of params\.yaml"),
+    ):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            apply(tmp_path / "bad.yaml", tmp_path)
+
+
+def test_a_database_that_is_in_use_is_whole(tmp_path: Path) -> None:
+    from tasks.repair import is_database
+
+    path = tmp_path / "cache.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("BEGIN EXCLUSIVE")
+        assert is_database(path)
+    garbage(path)
+    assert not is_database(path)
