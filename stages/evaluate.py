@@ -192,7 +192,7 @@ def draw_data(params: Params, train: Split, test: Split, predicted: np.ndarray) 
     count = min(grids.MOST_TILES, len(train.images))
     first = select(train, range(count), np.empty(0), params)
     sheet = PICTURES / "contact_sheet.png"
-    grids.contact_sheet(sheet, language, first.images, first.labels, names)
+    grids.contact_grid(sheet, language, first.images, first.labels, names)
     wrong = np.flatnonzero(test.labels.argmax(axis=1) != predicted.argmax(axis=1))
     mistakes = select(test, wrong.tolist(), predicted[wrong], params)
     grids.mistakes(PICTURES / "mistakes.png", language, mistakes, names)
