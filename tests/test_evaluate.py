@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
 from fashion_mlp.data.arrays import Split
+from fashion_mlp.paths import MODEL
 from stages import evaluate as stage
 from stages.evaluate import (
     calibration,
@@ -155,7 +156,7 @@ def test_main_draws_networks_of_any_depth(work: Path, hidden_units: list[int]) -
 
     network = build_network(HEIGHT * WIDTH, hidden_units, "tanh", CLASSES)
     network.compile(loss="mean_squared_error")
-    save_network(network, stage.MODEL)
+    save_network(network, MODEL)
     values = yaml.safe_load(Path("params.yaml").read_text())
     values["evaluate"]["examples"] = []
     Path("params.yaml").write_text(yaml.safe_dump(values))

@@ -11,6 +11,7 @@ import yaml
 from onnx import numpy_helper
 
 from fashion_mlp.export.graph import plain_graph, uint8_graph
+from fashion_mlp.paths import MODEL
 from stages import export as stage
 from stages import train
 from tests.conftest import CLASSES, HEIGHT, TEST, TRAIN, WIDTH, Data, small_values, snapshot
@@ -158,7 +159,7 @@ def test_main_refuses_a_network_that_is_not_stage_trains(work: Path) -> None:
     from fashion_mlp.network.model import save_network
 
     layers = [keras.layers.Dropout(0.5), keras.layers.Dense(CLASSES, "softmax")]
-    save_network(keras.Sequential([keras.Input((PIXELS,)), *layers]), stage.MODEL)
+    save_network(keras.Sequential([keras.Input((PIXELS,)), *layers]), MODEL)
     with pytest.raises(ValueError, match="expected dense layers with biases alone, got dropout"):
         stage.main()
     assert not any(path.exists() for path in WRITTEN)
