@@ -130,7 +130,7 @@ def test_fit_trains_with_every_optimizer_of_keras(split: Split) -> None:
     from fashion_mlp.training.optimizer import optimizers
 
     for name in optimizers():
-        params = settings(name, {"learning_rate": 0.01}, hidden_units=[])
+        params = settings(name, {"learning_rate": 0.01}, hidden_units=[], batch_size=150)
         # Muon's products are bfloat16: a rounding shows.
         assert_close(fit(params, split)[0], by_hand(params, split), name, 1e-4)
 
