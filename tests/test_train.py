@@ -130,7 +130,7 @@ def test_fit_trains_with_every_optimizer_of_keras(split: Split) -> None:
     from fashion_mlp.training.optimizer import optimizers
 
     for name in optimizers():
-        params = settings(name, {"learning_rate": 0.01}, hidden_units=[])
+        params = settings(name, {"learning_rate": 0.01}, hidden_units=[], batch_size=150)
         # Muon's products are bfloat16: a rounding shows.
         assert_close(fit(params, split)[0], by_hand(params, split), name, 1e-4)
 
@@ -151,8 +151,13 @@ def changed(name: str) -> Any:
     annotation, now = Train.model_fields[name].annotation, getattr(settings(), name)
     if get_args(annotation) and get_origin(annotation) is not list:
         return next(value for value in get_args(annotation) if value != now)
-    kinds = {bool: True, int: 3, float: 0.5, Optimizer: Optimizer(class_name="Adam")}
-    return kinds.get(annotation, [16, 8])  # type: ignore[call-overload]
+    kinds: dict[Any, Any] = {
+        bool: True,
+        int: 3,
+        float: 0.5,
+        Optimizer: Optimizer(class_name="Adam"),
+    }
+    return kinds.get(annotation, [16, 8])
 
 
 @pytest.mark.parametrize("name", [name for name in Train.model_fields if name not in SPEED])
