@@ -124,11 +124,12 @@ def commands(text: str) -> list[str]:
 # What the test below does not run, and why.
 NOT_RUN = {
     r"make\b": "the Makefile's tests do, and CI",
-    r"source ": "Runner has that environment",
+    r"source ": "`run` has that environment",
     r"python -m http\.server": "serves for ever",
     r"consumers/\.venv": "`make test-consumers` does",
     r"nice .*dvc queue start": "`make torture` does",
     r"dvc .*\b[a-z]{5}-[a-z]{4}\b": "an experiment that DVC gave a name by chance",
+    r"dvc (push|pull)": "needs a server, which tests/test_sharing.py has",
     r"python -m stages": "cog runs it, and README shows what it prints",
 }
 
