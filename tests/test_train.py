@@ -276,6 +276,16 @@ def test_dropout_drops_a_share_keeps_the_mean_and_is_drawn_in_parts_as_in_the_wh
     assert np.abs(drawn(2) - first).max() > 1
 
 
+def test_label_smoothing_trains_on_smoothed_labels(split: Split) -> None:
+    smoothed = Split(split.images, np.float32(0.8) * split.labels + np.float32(0.2 / CLASSES))
+    layers, history = fit(settings(label_smoothing=0.2), split)
+    expected, same = fit(settings(), smoothed)
+    np.testing.assert_allclose(
+        forward(layers, split.images), forward(expected, split.images), atol=1e-6
+    )
+    assert history["loss"] == pytest.approx(same["loss"], abs=1e-6)
+
+
 def test_fit_says_where_the_loss_is_no_number(split: Split) -> None:
     with pytest.raises(ValueError, match=r"^epoch 1: the loss is (nan|inf); nothing was written; "):
         fit(settings(config={"learning_rate": 1e30}), split)
