@@ -59,7 +59,7 @@ CLEAR = re.compile(r"^(ERROR: |[\w.]+: error: |make: (?!\*\*\*|dvc repro))", re.
 LIMITS = {
     "memory": [f"--as={size << 20}" for size in (200, 400, 800, 1600, 3200)],
     "size of a file": [f"--fsize={size << 10}" for size in (0, 1, 10, 100)],
-    "open files": [f"--nofile={count}" for count in (8, 16, 32, 64)],
+    "open files": [f"--nofile={count}" for count in (16, 32, 64)],
 }
 MOUNTS = {
     "full disk": [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,11 @@ def make_layers(
     sizes = [pixels, *hidden_units, classes]
     names = [activation] * len(hidden_units) + ["softmax"]
     return [
-        Layer(*(random.normal(0, scale, of).astype(np.float32) for of in ((n, m), (m,))), name)
+        Layer(
+            random.normal(0, scale, (n, m)).astype(np.float32),
+            random.normal(0, scale, m).astype(np.float32),
+            name,
+        )
         for n, m, name in zip(sizes, sizes[1:], names, strict=False)
     ]
 
@@ -45,11 +49,12 @@ def forward(layers: Sequence[Layer], images: np.ndarray, dtype: Any = np.float64
     values = images.astype(dtype)
     for layer in layers:
         values = values @ layer.kernel.astype(dtype) + layer.bias.astype(dtype)
-        values = {
+        functions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "relu": lambda x: np.maximum(x, 0),
             "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
             "tanh": np.tanh,
             "softmax": lambda x: np.exp(x - x.max(axis=1, keepdims=True)),
-        }[layer.activation](values)
+        }
+        values = functions[layer.activation](values)
     result: np.ndarray = values / values.sum(axis=1, keepdims=True)
     return result

@@ -82,8 +82,9 @@ def augmented(
         results = []
         for worker in range(workers):
             part = Part.of(len(images), worker, workers)
-            arrays = (tf.constant(array[augmentation.places(part)]) for array in (images, labels))
-            results.append(augmentation(*arrays, tf.constant(step, tf.int64), part))
+            places, number = augmentation.places(part), tf.constant(step, tf.int64)
+            of = (tf.constant(images[places]), tf.constant(labels[places]))
+            results.append(augmentation(*of, number, part))
         return results
 
     got, got_labels = (np.concatenate(arrays) for arrays in zip(*augment(), strict=True))
@@ -93,7 +94,7 @@ def augmented(
 @pytest.mark.parametrize(("batch", "workers"), [(12, 2), (9, 4), (2, 4)])
 def test_parts_of_a_batch_are_augmented_as_in_the_whole(batch: int, workers: int) -> None:
     images = np.random.default_rng(0).random((batch, 6), np.float32)
-    parameters = {
+    parameters: dict[str, Any] = {
         "image_shape": (2, 3), "random_flip": True, "random_affine": 1.0, "mixup": 1.0,
     }  # fmt: skip
     whole = augmented(images, 5, **parameters)
@@ -139,7 +140,7 @@ def test_random_affine_moves_by_up_to_what_is_asked_for() -> None:
     """A dot in the middle goes as far as images are moved; what bends them, it does not feel."""
     images = np.zeros((400, 15, 15), np.float32)
     images[:, 7, 7] = 1
-    parameters = {"image_shape": (15, 15), "random_affine": 2.0}
+    parameters: dict[str, Any] = {"image_shape": (15, 15), "random_affine": 2.0}
     got, labels = augmented(images.reshape(400, -1), 3, **parameters)
     assert np.array_equal(labels, np.eye(400))
     spots = got.reshape(images.shape)

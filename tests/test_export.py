@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,156 +10,138 @@ import pytest
 import yaml
 from onnx import numpy_helper
 
+from fashion_mlp.export.graph import plain_graph, uint8_graph
+from fashion_mlp.paths import MODEL
 from stages import export as stage
-from stages.export import convert
+from stages import train
 from tests.conftest import CLASSES, HEIGHT, TEST, TRAIN, WIDTH, Data, small_values, snapshot
+from tests.oracle import DEPTHS, make_layers
 
 pytestmark = pytest.mark.usefixtures("engine")
 
 PIXELS = HEIGHT * WIDTH
-NAMES = ["hidden_kernel", "hidden_bias", "probabilities_kernel", "probabilities_bias"]
-WRITTEN = (Path("models/fashion_mlp.onnx"), Path("models/test_data_set_0"), stage.METRICS)
+OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+WRITTEN = (stage.ONNX, stage.ONNX_UINT8, stage.LABELS, stage.TEST_DATA, stage.METRICS)
 
 
-def make_network(activation: str = "relu") -> Any:
-    import keras
-
-    from fashion_mlp.network.model import build_network
-
-    keras.utils.set_random_seed(3)
-    network = build_network(PIXELS, 16, activation, CLASSES)
-    random = np.random.default_rng(3)  # biases too: tf2onnx leaves out the addition of zeros
-    network.set_weights([random.normal(size=w.shape) for w in network.get_weights()])
-    return network
-
-
-def dimensions(value: onnx.ValueInfoProto) -> list[str | int]:
-    assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+def dimensions(value: onnx.ValueInfoProto, kind: int) -> list[str | int]:
+    assert value.type.tensor_type.elem_type == kind
     return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
-@pytest.mark.parametrize(
-    ("activation", "operator"), [("relu", "Relu"), ("sigmoid", "Sigmoid"), ("tanh", "Tanh")]
-)
-def test_convert_gives_the_form_that_runtimes_read(activation: str, operator: str) -> None:
-    model = convert(make_network(activation), 18, 8)
-    assert [node.op_type for node in model.graph.node] == [
-        "MatMul", "Add", operator, "MatMul", "Add", "Softmax",
-    ]  # fmt: skip
-    assert model.ir_version == 8
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
-    (image,), (probabilities,) = model.graph.input, model.graph.output
-    assert (image.name, dimensions(image)) == ("image", ["N", PIXELS])
-    assert (probabilities.name, dimensions(probabilities)) == ("probabilities", ["N", CLASSES])
-    assert [tensor.name for tensor in model.graph.initializer] == NAMES
-    onnx.checker.check_model(model, full_check=True)
-
-
-def test_convert_keeps_the_weights_bit_for_bit() -> None:
-    network = make_network()
-    model = convert(network, 18, 8)
-    for tensor, weight in zip(model.graph.initializer, network.get_weights(), strict=True):
-        array = numpy_helper.to_array(tensor)
-        assert (array.dtype.name, array.shape) == ("float32", weight.shape)
-        assert array.tobytes() == weight.tobytes()
-
-
-def test_convert_twice_in_one_process_gives_the_same_bytes() -> None:
-    one, two = (convert(make_network(), 18, 8).SerializeToString(deterministic=True) for _ in "ab")
-    assert one == two
-
-
-def test_main_writes_a_model_that_answers_as_keras_does(
-    work: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("activation", OPERATORS)
+@pytest.mark.parametrize("hidden_units", DEPTHS, ids=str)
+def test_graphs_have_the_form_that_runtimes_read_and_the_weights_bit_for_bit(
+    hidden_units: list[int], activation: str
 ) -> None:
+    layers = make_layers(PIXELS, hidden_units, CLASSES, activation=activation)
+    model, numbers = plain_graph(layers, 17, 8), range(1, len(layers) + 1)
+    dense = ["MatMul", "Add", OPERATORS[activation]]
+    expected = [*dense * len(hidden_units), "MatMul", "Add", "Softmax"]
+    assert [node.op_type for node in model.graph.node] == expected
+    assert [node.op_type for node in uint8_graph(model).graph.node] == ["Cast", "Div", *expected]
+    assert model.ir_version == 8
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    names = [f"dense_{number}_{what}" for number in numbers for what in ("kernel", "bias")]
+    arrays = [array for layer in layers for array in layer[:2]]
+    for form, kind in (
+        (model, onnx.TensorProto.FLOAT),
+        (uint8_graph(model), onnx.TensorProto.UINT8),
+    ):
+        (image,), (answer,) = form.graph.input, form.graph.output
+        assert (image.name, dimensions(image, kind)) == ("image", ["N", PIXELS])
+        assert (answer.name, dimensions(answer, 1)) == ("probabilities", ["N", CLASSES])
+        weights = {one.name: numpy_helper.to_array(one) for one in form.graph.initializer}
+        assert [*weights][: len(names)] == names
+        for name, array in zip(names, arrays, strict=True):
+            assert weights[name].shape == array.shape
+            assert weights[name].tobytes() == array.tobytes()
+        onnx.checker.check_model(form, full_check=True)
+
+
+def test_main_writes_models_that_answer_as_keras_does(
+    work: Path, data: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two hidden layers, standardized and with averaged weights."""
     import keras
 
+    changes = {
+        "train.hidden_units": [16, 8],
+        "train.standardize": True,
+        "train.optimizer.config.use_ema": True,
+        "export.opset": 13,
+        "export.ir_version": 7,
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(small_values(data, **changes)))
+    train.main()
+    capsys.readouterr()
     stage.main()
-    session = onnxruntime.InferenceSession("models/fashion_mlp.onnx")
-    images = np.load("data/prepared/test_images.npy")
-    (got,) = session.run(["probabilities"], {"image": images})
-    expected = keras.models.load_model("models/fashion_mlp.keras").predict(images, verbose=0)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(got.argmax(axis=1), expected.argmax(axis=1))
-    figures = json.loads(stage.METRICS.read_text())
-    assert figures["images"] == figures["argmax_agreement"] == TRAIN + TEST
     assert f"on {TRAIN + TEST} of {TRAIN + TEST} images" in capsys.readouterr().out
-
-
-def test_main_writes_an_input_and_its_output(work: Path) -> None:
-    stage.main()
-    image, probabilities = (
-        numpy_helper.to_array(onnx.load_tensor(f"models/test_data_set_0/{kind}_0.pb"))
+    images = np.load("data/prepared/test_images.npy")
+    expected = keras.models.load_model("models/fashion_mlp.keras").predict(images, verbose=0)
+    pixels = data.arrays["t10k-images-idx3-ubyte"].reshape(TEST, -1)
+    answers = [
+        onnxruntime.InferenceSession(path).run(["probabilities"], {"image": given})[0]
+        for path, given in ((stage.ONNX, images), (stage.ONNX_UINT8, pixels))
+    ]
+    np.testing.assert_allclose(answers[0], expected, rtol=0, atol=1e-6)
+    assert answers[1].tobytes() == answers[0].tobytes()
+    metrics = json.loads(stage.METRICS.read_text())
+    assert metrics["images"] == metrics["argmax_agreement"] == TRAIN + TEST
+    assert metrics["uint8_bit_identical"] == TRAIN + TEST
+    given, answer = (
+        numpy_helper.to_array(onnx.load_tensor(stage.TEST_DATA / f"{kind}_0.pb"))
         for kind in ("input", "output")
     )
-    np.testing.assert_array_equal(image, np.load("data/prepared/test_images.npy")[: len(image)])
-    session = onnxruntime.InferenceSession("models/fashion_mlp.onnx")
-    (got,) = session.run(None, {"image": image})
-    np.testing.assert_allclose(got, probabilities, rtol=0, atol=1e-6)
+    assert np.array_equal(given, images[: len(given)])
+    np.testing.assert_allclose(answer, expected[: len(given)], rtol=0, atol=1e-6)
 
-
-def test_main_twice_writes_the_same_bytes(work: Path) -> None:
-    stage.main()
+    known = {prop.key: prop.value for prop in onnx.load(stage.ONNX).metadata_props}
+    assert json.loads(known["train_params"])["hidden_units"] == [16, 8]
+    right = expected.argmax(axis=1) == data.arrays["t10k-labels-idx1-ubyte"]
+    assert known["test_accuracy"] == f"{right.mean():.6f}"
     before = snapshot(work)
     stage.main()
     assert snapshot(work) == before
 
 
-def negate_a_weight(model: onnx.ModelProto) -> None:
-    tensor = model.graph.initializer[2]
+def change(tensor: onnx.TensorProto, to: Callable[[np.float32], Any]) -> None:
     array = numpy_helper.to_array(tensor).copy()
-    array[3, 4] *= -1
-    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    array.flat[3] = to(array.flat[3])
+    tensor.raw_data = array.tobytes()
 
 
-def add_an_ulp(model: onnx.ModelProto) -> None:
-    tensor = model.graph.initializer[0]
-    array = numpy_helper.to_array(tensor).copy()
-    array[0, 0] = np.nextafter(array[0, 0], np.float32(1))
-    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+FAULTS: dict[str, Callable[[onnx.ModelProto], object]] = {
+    "sign": lambda model: change(model.graph.initializer[2], lambda value: -value),
+    "ulp": lambda model: change(
+        model.graph.initializer[0], lambda value: np.nextafter(value, np.float32(9))
+    ),
+    "activation": lambda model: setattr(model.graph.node[-4], "op_type", "Elu"),
+    "no operator": lambda model: setattr(model.graph.node[-4], "op_type", "Rely"),
+    "metadata": lambda model: setattr(model.metadata_props[0], "value", "other"),
+}
 
 
-def swap_the_activation(model: onnx.ModelProto) -> None:
-    model.graph.node[2].op_type = "Elu"
-
-
-def drop_the_softmax(model: onnx.ModelProto) -> None:
-    del model.graph.node[5]
-    model.graph.node[4].output[0] = "probabilities"
-
-
-def name_no_operator(model: onnx.ModelProto) -> None:
-    model.graph.node[2].op_type = "Rely"
-
-
-def softmax_over_images(model: onnx.ModelProto) -> None:
-    del model.graph.node[5].attribute[:]
-    model.graph.node[5].attribute.append(onnx.helper.make_attribute("axis", 0))
-
-
-FAULTS = [
-    negate_a_weight,
-    add_an_ulp,
-    swap_the_activation,
-    drop_the_softmax,
-    name_no_operator,
-    softmax_over_images,
-]
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_main_refuses_a_model_that_differs_and_leaves_none(
-    work: Path, fault: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("path", [stage.ONNX, stage.ONNX_UINT8], ids=["plain", "uint8"])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_main_refuses_a_file_that_differs_and_writes_none(
+    work: Path, fault: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tampered(*arguments: Any) -> onnx.ModelProto:
-        model = convert(*arguments)
-        fault(model)
-        return model
+    real = stage.described
 
-    monkeypatch.setattr(stage, "convert", tampered)
-    with pytest.raises(ValueError) as error:
+    def tampered(model: onnx.ModelProto, known: Any, scaled: bool) -> bytes:
+        content = real(model, known, scaled)
+        if scaled != (path == stage.ONNX):
+            return content
+        changed = onnx.load_from_string(content)
+        fault(changed)
+        return changed.SerializeToString()
+
+    monkeypatch.setattr(stage, "described", tampered)
+    with pytest.raises(
+        ValueError, match=r"^(ONNX model refused, level|graph:|initializer|not valid)"
+    ):
         stage.main()
-    assert str(error.value).startswith("ONNX model refused, level ")
     assert not any(path.exists() for path in WRITTEN)
 
 
@@ -170,14 +153,13 @@ def test_main_refuses_a_tolerance_that_nothing_meets(work: Path, data: Data) -> 
     assert not any(path.exists() for path in WRITTEN)
 
 
-def test_main_refuses_a_network_of_three_layers(work: Path) -> None:
+def test_main_refuses_a_network_that_is_not_stage_trains(work: Path) -> None:
     import keras
 
     from fashion_mlp.network.model import save_network
 
-    layers = [keras.layers.Dense(CLASSES, activation="softmax") for _ in range(3)]
-    network = keras.Sequential([keras.Input((PIXELS,)), *layers])
-    save_network(network, stage.MODEL)
-    with pytest.raises(ValueError, match="expected a network of 2 dense layers, got 3"):
+    layers = [keras.layers.Dropout(0.5), keras.layers.Dense(CLASSES, "softmax")]
+    save_network(keras.Sequential([keras.Input((PIXELS,)), *layers]), MODEL)
+    with pytest.raises(ValueError, match="expected dense layers with biases alone, got dropout"):
         stage.main()
     assert not any(path.exists() for path in WRITTEN)

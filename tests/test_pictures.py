@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,10 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fashion_mlp.pictures import charts, paper
-from fashion_mlp.pictures import grids as sheets
-from fashion_mlp.pictures import strings as words
-from fashion_mlp.pictures import style as drawing
+from fashion_mlp.pictures import charts, grids, paper, strings, style
 
 NAMES = {
     "en": ["T-shirt/top", "Trouser", "Ankle boot"],
@@ -25,9 +23,9 @@ NAMES = {
 }
 
 
-def some(images: int, shape: tuple[int, int], classes: int, seed: int = 1) -> drawing.Answers:
+def some(images: int, shape: tuple[int, int], classes: int, seed: int = 1) -> style.Answers:
     random = np.random.default_rng(seed)
-    return drawing.Answers(
+    return style.Answers(
         random.random((images, *shape), np.float32),
         random.integers(0, classes, images),
         random.dirichlet(np.ones(classes), images).astype(np.float32),
@@ -41,31 +39,33 @@ def draw_all(
     shape: tuple[int, int] = (28, 28),
     names: list[str] | None = None,
     images: int = 60,
+    units: Sequence[int] = (8,),
 ) -> dict[str, bytes]:
     """Draw every picture of made-up data; return the files' bytes by name."""
     names = names or NAMES[language]
     classes = len(names)
     shown = some(images, shape, classes)
     random = np.random.default_rng(2)
-    kernels = (
-        random.normal(size=(shape[0] * shape[1], 8)).astype(np.float32),
-        random.normal(size=(8, classes)).astype(np.float32),
-    )
+    sizes = [shape[0] * shape[1], *units, classes]
+    kernels = [random.normal(size=of).astype(np.float32) for of in pairwise(sizes)]
     counts = random.integers(0, 1000, (classes, classes))
     bins = charts.Bins(*(np.arange(5.0) / scale for scale in (0.01, 5, 6)))
     first = some(1, shape, classes)
-    log = {key: [0.5, 0.4, 0.3] for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
+    log = {
+        key: [0.5, 0.4, 0.3]
+        for key in ("loss", "accuracy", "validation_loss", "validation_accuracy")
+    }
     level = {"loss": 0.4, "accuracy": 0.5}
 
     def path(name: str) -> Path:
         return folder / f"{name}.png"
 
-    sheets.contact_sheet(path("sheet"), language, shown.images, shown.labels, names)
-    sheets.answers(path("answers"), language, shown, names)
-    sheets.mistakes(path("mistakes"), language, shown, names)
+    grids.contact_grid(path("sheet"), language, shown.images, shown.labels, names)
+    grids.answers(path("answers"), language, shown, names)
+    grids.mistakes(path("mistakes"), language, shown, names)
     charts.first_image(path("first"), language, first, names, {0: 0.1})
-    sheets.averages(path("averages"), language, shown.images[:classes], names)
-    sheets.hidden_units(path("units"), language, kernels, shape, names)
+    grids.averages(path("averages"), language, shown.images[:classes], names)
+    grids.hidden_units(path("units"), language, kernels, shape, names)
     charts.confusion(path("confusion"), language, counts, names)
     charts.reliability(path("reliability"), language, bins)
     charts.history(path("history"), language, log, level, paper.LAST_EPOCHS, 0.98)
@@ -94,11 +94,11 @@ def test_pictures_have_russian_glyphs_and_hold_no_clock_and_no_version(tmp_path:
     for name in draw_all(tmp_path, "ru"):
         with Image.open(tmp_path / name) as image:
             assert set(image.info) == {"dpi"}, name
-            assert image.width == round(drawing.WIDTH * drawing.DPI), name
+            assert image.width == round(style.WIDTH * style.DPI), name
 
 
 def test_pictures_state_the_same_texts_in_both_languages() -> None:
-    en, ru = words.TEXTS["en"], words.TEXTS["ru"]
+    en, ru = strings.TEXTS["en"], strings.TEXTS["ru"]
     assert en.keys() == ru.keys()
     assert {key: text.count("{}") for key, text in en.items()} == {
         key: text.count("{}") for key, text in ru.items()
@@ -112,24 +112,25 @@ def test_pictures_use_the_font_that_matplotlib_brings() -> None:
 
 def test_pictures_leave_the_caller_its_own_style(tmp_path: Path) -> None:
     with mpl.rc_context({"font.size": 7}):
-        sheets.mistakes(tmp_path / "x.png", "en", some(3, (8, 8), 2), ["a", "b"])
+        grids.mistakes(tmp_path / "x.png", "en", some(3, (8, 8), 2), ["a", "b"])
         assert mpl.rcParams["font.size"] == 7
 
 
 @pytest.mark.parametrize(
-    ("shape", "classes", "images"), [((12, 20), 3, 30), ((1, 784), 2, 2), ((9, 3), 60, 60)]
+    ("shape", "classes", "images", "units"),
+    [((12, 20), 3, 30, []), ((1, 784), 2, 2, [7, 5]), ((9, 3), 60, 60, [1])],
 )
-def test_pictures_take_other_data(
-    tmp_path: Path, shape: tuple[int, int], classes: int, images: int
+def test_pictures_take_other_data_and_any_depth(
+    tmp_path: Path, shape: tuple[int, int], classes: int, images: int, units: list[int]
 ) -> None:
     names = [rf"$\frac {number} {'long ' * 9}$" for number in range(classes)]
-    assert len(draw_all(tmp_path, shape=shape, names=names, images=images)) == 9
+    assert len(draw_all(tmp_path, "en", shape, names, images, units)) == 9
 
 
 def test_mistakes_and_answers_say_when_there_are_none(tmp_path: Path) -> None:
     none = some(0, (28, 28), 3)
-    sheets.mistakes(tmp_path / "mistakes.png", "ru", none, NAMES["ru"])
-    sheets.answers(tmp_path / "answers.png", "ru", none, NAMES["ru"])
+    grids.mistakes(tmp_path / "mistakes.png", "ru", none, NAMES["ru"])
+    grids.answers(tmp_path / "answers.png", "ru", none, NAMES["ru"])
     for name in ("mistakes", "answers"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.height < 100
@@ -141,18 +142,18 @@ def test_mistakes_ignore_the_last_bits_of_probabilities(tmp_path: Path) -> None:
     equal = np.full((40, 2), [0.625, 0.375], np.float32)
     noise = np.random.default_rng(3).integers(-2, 3, (40, 2)) * np.float32(2**-24)
     wrong, noisy = (wrong._replace(probabilities=equal + by) for by in (np.float32(0), noise))
-    sheets.mistakes(tmp_path / "a.png", "en", wrong, NAMES["en"])
-    sheets.mistakes(tmp_path / "b.png", "en", noisy, NAMES["en"])
+    grids.mistakes(tmp_path / "a.png", "en", wrong, NAMES["en"])
+    grids.mistakes(tmp_path / "b.png", "en", noisy, NAMES["en"])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_contact_sheet_draws_white_where_the_pixel_is_0(tmp_path: Path) -> None:
+def test_contact_grid_draws_white_where_the_pixel_is_0(tmp_path: Path) -> None:
     images = np.zeros((1, 4, 4), np.float32)
     images[0, 0, 0] = 1
-    sheets.contact_sheet(tmp_path / "x.png", "en", images, np.array([0]), ["a"])
+    grids.contact_grid(tmp_path / "x.png", "en", images, np.array([0]), ["a"])
     pixels = np.asarray(Image.open(tmp_path / "x.png").convert("L"))
-    left, top = round(0.06 * 0.88 * drawing.DPI), round(0.42 * drawing.DPI)
-    side = round(0.88 * 0.88 * drawing.DPI)
+    left, top = round(0.06 * 0.88 * style.DPI), round(0.42 * style.DPI)
+    side = round(0.88 * 0.88 * style.DPI)
     tile = pixels[top : top + side, left : left + side]
     assert tile[side // 8, side // 8] == 0
     assert tile[side // 8 :, side // 2 :].min() == 255

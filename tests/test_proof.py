@@ -58,7 +58,8 @@ def quiet(line: str) -> None:
 def test_prove_counts_what_held(hidden_units: list[int]) -> None:
     engine.start()
     evidence = gathered(make_layers(PIXELS, hidden_units, CLASSES))
-    model, said = plain_graph(evidence.layers, *FORM), []
+    model = plain_graph(evidence.layers, *FORM)
+    said: list[str] = []
     metrics = prove(Candidate(model, model), evidence, said.append)
     assert [line.split(":")[0] for line in said] == list(LEVELS)
     certified = metrics.pop("argmax_certified")

@@ -130,7 +130,7 @@ def test_fit_trains_with_every_optimizer_of_keras(split: Split) -> None:
     from fashion_mlp.training.optimizer import optimizers
 
     for name in optimizers():
-        params = settings(name, {"learning_rate": 0.01}, hidden_units=[])
+        params = settings(name, {"learning_rate": 0.01}, hidden_units=[], batch_size=150)
         # Muon's products are bfloat16: a rounding shows.
         assert_close(fit(params, split)[0], by_hand(params, split), name, 1e-4)
 
@@ -151,8 +151,13 @@ def changed(name: str) -> Any:
     annotation, now = Train.model_fields[name].annotation, getattr(settings(), name)
     if get_args(annotation) and get_origin(annotation) is not list:
         return next(value for value in get_args(annotation) if value != now)
-    kinds = {bool: True, int: 3, float: 0.5, Optimizer: Optimizer(class_name="Adam")}
-    return kinds.get(annotation, [16, 8])  # type: ignore[call-overload]
+    kinds: dict[Any, Any] = {
+        bool: True,
+        int: 3,
+        float: 0.5,
+        Optimizer: Optimizer(class_name="Adam"),
+    }
+    return kinds.get(annotation, [16, 8])
 
 
 @pytest.mark.parametrize("name", [name for name in Train.model_fields if name not in SPEED])
@@ -274,6 +279,16 @@ def test_dropout_drops_a_share_keeps_the_mean_and_is_drawn_in_parts_as_in_the_wh
     for workers in (2, 4):
         np.testing.assert_allclose(drawn(1, workers), first, atol=1e-5)
     assert np.abs(drawn(2) - first).max() > 1
+
+
+def test_label_smoothing_trains_on_smoothed_labels(split: Split) -> None:
+    smoothed = Split(split.images, np.float32(0.8) * split.labels + np.float32(0.2 / CLASSES))
+    layers, history = fit(settings(label_smoothing=0.2), split)
+    expected, same = fit(settings(), smoothed)
+    np.testing.assert_allclose(
+        forward(layers, split.images), forward(expected, split.images), atol=1e-6
+    )
+    assert history["loss"] == pytest.approx(same["loss"], abs=1e-6)
 
 
 def test_fit_says_where_the_loss_is_no_number(split: Split) -> None:

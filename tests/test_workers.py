@@ -19,7 +19,7 @@ from tests.conftest import Data, edited, small_values
 WORKERS = ["localhost:1", "localhost:2"]
 # 249 images in batches of 60: the last one has 9, four for one worker and five for the other.
 IMAGES = 249
-EPOCHS = 40  # a kill after the first comes long before the last
+EPOCHS = 20  # a kill after the first comes long before the last
 CHANGES = {
     "train.hidden_units": [16, 8],
     "train.batch_size": 60,

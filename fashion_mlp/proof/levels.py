@@ -47,7 +47,12 @@ def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
     options.log_severity_level = 3  # errors are raised; nothing else is of interest here
     try:
         session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            # Makes one scaled product of the uint8 model's Div and a MatMul whose Add it dropped
+            # (one unit, bias 0): other bits than those of the plain model.
+            disabled_optimizers=["MatMulScaleFusion"],
         )
     except Exception as error:  # its own exceptions have no common class below Exception
         raise ValueError(f"onnxruntime does not take the model: {_one_line(error)}") from None

@@ -147,6 +147,7 @@ class TrainingStep:
         self.workers = workers
         self.loss = keras.losses.get(params.loss)  # a value for each image
         self.dropout = params.dropout
+        self.label_smoothing = params.label_smoothing
         self.draws = [Draws(params.seed, DROPOUT + number) for number in range(len(model.layers))]
         self.sums = tf.Variable(tf.zeros(2))  # of the epoch: loss times images, right answers
         compiled = workers is None  # what workers exchange can't be compiled by XLA
@@ -201,6 +202,8 @@ class TrainingStep:
             batch = tf.gather(batch, places)
         images, labels = tf.gather(images, batch), tf.gather(labels, batch)
         images, labels = self.augmentation(images, labels, step, part)
+        if smooth := self.label_smoothing:
+            labels = (1 - smooth) * labels + smooth / labels.shape[1]
         with tf.GradientTape() as tape:
             probabilities = self.forward(images, step, part)
             loss = tf.reduce_sum(self.loss(labels, probabilities)) / size
