@@ -243,9 +243,7 @@ class TestExperiment:
         assert stages_of(experiment) == ["train", "evaluate", "export"]
         assert len(clone.read("plots/history.csv").splitlines()) == 1 + 3
 
-    def test_two_hidden_layers_are_proven_on_all_images(
-        self, clone: Clone, experiment: str
-    ) -> None:
+    def test_two_layers_are_proven_on_all_images(self, clone: Clone, experiment: str) -> None:
         dense = "MatMul -> Add -> "
         assert f"export: structure: {dense}Relu -> {dense}Relu -> {dense}Softmax" in experiment
         proof = json.loads(clone.read("metrics/export.json"))
