@@ -87,7 +87,7 @@ test-consumers:  ## run the snippets of consumers/README.md as printed
 	@$(TASK) run --with consumers python -m pytest -m consumers tests/test_consumers.py
 
 test-workers:  ## train with two workers, lose one, refuse what does not fit (1 minute)
-	@$(TASK) run python -m pytest -m workers tests/test_cluster.py
+	@$(TASK) run python -m pytest -m workers tests/test_workers.py
 
 conformance-tools:  ## install as root, on Debian or Ubuntu, what conformance needs
 	@$(TASK) apt gcc=gcc,libc6-dev node=nodejs npm=npm chromium=chromium
