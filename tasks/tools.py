@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from tasks.environment import ensure
-from tasks.processes import STATE, VENV, call, say
+from tasks.processes import VENV, call, say
 
 NPM_CI = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
 # Headers of onnxruntime for C, as an npm package has them.
@@ -17,7 +17,7 @@ HEADERS = Path(
     "/ios-arm64/onnxruntime.framework/Headers"
 )
 CACHES = [
-    *(".venv", "consumers/.venv", "benchmarks/.venv", "checks/sharing/.venv"),
+    *(".venv", "consumers/.venv", "benchmarks/.venv"),
     *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "dvc_plots"),
     *("consumers/c_api/onnxruntime", "consumers/*/node_modules"),
 ]
@@ -111,8 +111,8 @@ def apt(*wanted: str) -> int:
 
 def pull() -> int:
     """Bring results from the team's remote."""
-    ensure("checks/sharing")
-    status = call(["checks/sharing/.venv/bin/dvc", "pull", "--run-cache"])
+    ensure()
+    status = call(["dvc", "pull", "--run-cache"])
     if status:
         say(
             "some files are missing; `make` rebuilds them; "
@@ -130,20 +130,11 @@ def lock() -> int:
     main = "requirements.lock"
     if status := call([*command, "pyproject.toml", "--group", "dev", "--output-file", main]):
         return status
-    # The same DVC; a path that is always the same, as uv names it in what it writes.
-    same = STATE / "constraints.txt"
-    STATE.mkdir(exist_ok=True)
-    pins = re.findall(r"^dvc[a-z-]*==[^ ]+", Path(main).read_text(encoding="utf-8"), re.M)
-    same.write_text("\n".join(pins), encoding="utf-8")
-    for folder, options in (
-        ("consumers", []),
-        ("benchmarks", []),
-        ("checks/sharing", ["--constraint", str(same)]),
-    ):
+    for folder in ("consumers", "benchmarks"):
         files = [f"{folder}/requirements.in", "--output-file", f"{folder}/{main}"]
-        if status := call([*command, *files, *options]):
+        if status := call([*command, *files]):
             return status
-    say(f"wrote {main}, also in consumers/, benchmarks/ and checks/sharing/")
+    say(f"wrote {main}, also in consumers/ and benchmarks/")
     return 0
 
 

@@ -19,7 +19,6 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, sync_playwright
 
-from fashion_mlp.data.arrays import Split, load_split
 from pipeline.params import (
     FILES,
     Evaluate,
@@ -232,11 +231,6 @@ def work(finished_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     shutil.copytree(finished_folder, folder)
     monkeypatch.chdir(folder)
     return folder
-
-
-@pytest.fixture
-def train_split(finished_folder: Path) -> Split:
-    return load_split("train", HEIGHT * WIDTH, CLASSES, finished_folder / "data/prepared")
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

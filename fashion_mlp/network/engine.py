@@ -56,7 +56,8 @@ def start(device: str = "cpu") -> None:
         raise RuntimeError("TensorFlow was imported before engine.start(); call start() first")
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS]).strip()
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # 2: errors only
+    # 2: errors only. 3: not even those, as TensorFlow tells of a lost worker in dozens of lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if "TF_CONFIG" in os.environ else "2")
     _keep_freed_memory()
     if watched := sys.stderr.isatty():
         print("starting TensorFlow …", end="\r", file=sys.stderr, flush=True)
@@ -108,12 +109,18 @@ def _import_quietly(device: str) -> None:
             import keras
             import tensorflow  # noqa: F401
 
-            keras.config.set_floatx("float32")
+            keras.config.set_floatx("float32")  # whatever a keras.json says
+            keras.config.set_epsilon(1e-7)
+            keras.config.set_image_data_format("channels_last")
             _choose(device)
-        except ImportError:
+        except (ImportError, MemoryError) as error:
             printed.seek(0)
             os.write(real, printed.read())
-            raise
+            reason = " ".join(str(error).split())[:200]
+            raise RuntimeError(
+                f"TensorFlow can't be loaded: {reason}; with less than 2 GB of memory (`ulimit -v`) "
+                f"it never can; else remove .venv and run `make`"
+            ) from None
         finally:
             for name in hidden:
                 del sys.modules[name]
