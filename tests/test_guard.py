@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.guard import alone, guarded, md5
+from pipeline.files import md5
+from pipeline.guard import alone, guarded
 
 ROOT = Path(__file__).resolve().parent.parent
 
