@@ -101,42 +101,6 @@ pull:  ## bring results from the team's remote (docs/sharing.md)
 check-sharing:  ## push, pull and damage results on real SSH and S3 servers
 	@$(TASK) run python -m pytest -m sharing tests/test_sharing.py
 
-lock:  ## say whether dvc.lock is current
-	@$(TASK) run python -m checks.lock
-
-gate:  ## refuse metrics worse than those of REV (main) by more than gate.tolerances
-	@$(TASK) run python -m checks.gate @REV
-
-torture:  ## kill, starve and damage a small copy, over and over (under 20 minutes)
-	@$(TASK) run python -m checks.torture
-
-bench:  ## time everything, beside baselines and bare NumPy (under 8 minutes on two idle cores)
-	@$(TASK) run --with benchmarks python -m benchmarks
-
-conformance:  ## run the model in every runtime on every test image, against Keras (needs `make` before)
-	@$(TASK) run --with consumers python -m consumers.conformance
-
-test-consumers:  ## run the snippets of consumers/README.md as printed
-	@$(TASK) run --with consumers python -m pytest -m consumers tests/test_consumers.py
-
-test-workers:  ## train with two workers, lose one, refuse what does not fit (1 minute)
-	@$(TASK) run python -m pytest -m workers tests/test_workers.py
-
-conformance-tools:  ## install as root, on Debian or Ubuntu, what conformance needs
-	@$(TASK) apt gcc=gcc,libc6-dev node=nodejs npm=npm chromium=chromium
-
-push:  ## bring results to the team's remote (docs/sharing.md)
-	@$(TASK) run dvc push --run-cache
-
-pull:  ## bring results from the team's remote (docs/sharing.md)
-	@$(TASK) pull
-
-check-sharing:  ## push, pull and damage results on real SSH and S3 servers
-	@$(TASK) run python -m pytest -m sharing tests/test_sharing.py
-
-sharing-tools:  ## install as root, on Debian or Ubuntu, the sshd that check-sharing needs
-	@$(TASK) apt sshd=openssh-server
-
 lock:  ## write all requirements.lock; UPGRADE=1: with newest versions
 	@$(TASK) lock
 

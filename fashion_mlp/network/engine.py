@@ -118,8 +118,8 @@ def _import_quietly(device: str) -> None:
             os.write(real, printed.read())
             reason = " ".join(str(error).split())[:200]
             raise RuntimeError(
-                f"TensorFlow can't be loaded: {reason}; with less than 2 GB of memory (`ulimit -v`) "
-                f"it never can; else remove .venv and run `make`"
+                f"TensorFlow can't be loaded: {reason}; it needs 2 GB of memory (`ulimit -v`); "
+                f"if there is more, remove .venv and run `make`"
             ) from None
         finally:
             for name in hidden:
