@@ -139,7 +139,7 @@ def recipe() -> int:
             for key, value in os.environ.items()
             if key.endswith("_DIR") and Path(value).is_dir()
         }
-        env = clean(DVC_SITE_CACHE_DIR=str(clone / DATABASES), **folders)
+        env = clean(**{**folders, "DVC_SITE_CACHE_DIR": str(clone / DATABASES)})
         overlay = ["python", "-m", "tasks.presets", str(preset), str(clone), seed]
         if status := call(overlay):
             return status
