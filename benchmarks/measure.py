@@ -39,13 +39,6 @@ class Table(NamedTuple):
         return [a / b for other in others for a, b in zip(row.values, other, strict=True)]
 
 
-def compared(values: Mapping[str, Sequence[float]], goals: Mapping[str, float]) -> list[Row]:
-    """Make rows of values by name, all compared with the first; goals by name."""
-    first, *others = values
-    rows = [Row(name, values[name], first, goals.get(name)) for name in others]
-    return [Row(first, values[first]), *rows]
-
-
 def rounds(runs: Mapping[str, Callable[[], float]], count: int) -> dict[str, list[float]]:
     """Measure one after the other, round by round, so that noise affects all of them alike.
 

@@ -1,4 +1,4 @@
-"""The measured tables: benchmarks/results.json, read, written, printed and drawn.
+"""The measured tables: benchmarks/results.json, read, written and printed.
 
 In a document, cog keeps a table up to date:
 
@@ -17,10 +17,9 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.measure import Row, Table
-from fashion_mlp.formats import write_text
+from fashion_mlp.formats import write_json
 
 RESULTS = Path(__file__).with_name("results.json")
-PICTURE = Path(__file__).with_name("results.png")
 
 
 def table(key: str, notes: bool = True) -> str:
@@ -82,69 +81,18 @@ def number(value: float) -> str:
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Table]]:
     """Read the machine's description and the tables by their keys."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    tables = {
-        key: Table(key, **(found | {"rows": [Row(**row) for row in found["rows"]]}))
-        for key, found in values["tables"].items()
-    }
-    return values["machine"], tables
-
-
-def dump(machine: Mapping[str, Any], tables: Sequence[Table]) -> str:
-    """Write every value as JSON, a line for each row."""
-
-    def line(value: object) -> str:
-        return json.dumps(value, ensure_ascii=False)
-
-    parts = []
-    for found in tables:
-        head = line({"title": found.title, "unit": found.unit, "notes": list(found.notes)})[:-1]
-        rows = ",\n".join(line(rounded(row)) for row in found.rows)
-        parts.append(f'{line(found.key)}: {head}, "rows": [\n{rows}\n]}}')
-    body = ",\n".join(parts)
-    return f'{{"machine": {line(machine)},\n"tables": {{\n{body}\n}}}}\n'
-
-
-def rounded(row: Row) -> dict[str, Any]:
-    """Give a row's entry in results.json, values to six significant digits."""
-    values = [float(f"{value:.6g}") for value in row.values]
-    optional = {"against": row.against, "goal": row.goal}
-    return {"name": row.name, **{k: v for k, v in optional.items() if v}, "values": values}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    tables = [
+        Table(**found | {"rows": [Row(**row) for row in found["rows"]]})
+        for found in content["tables"]
+    ]
+    return content["machine"], {found.key: found for found in tables}
 
 
 def publish(machine: Mapping[str, Any], tables: Sequence[Table]) -> None:
-    """Write results.json and results.png."""
-    write_text(RESULTS, dump(machine, tables))
-    draw(PICTURE, machine, tables)
-    print(f"bench: wrote {RESULTS.name} and {PICTURE.name} in {RESULTS.parent}")
-
-
-def draw(path: Path, machine: Mapping[str, Any], tables: Sequence[Table]) -> None:
-    """Draw a dot for each median, a line from smallest to largest, a red bar for each goal.
-
-    A goal that is a ratio is drawn at that multiple of the median it is compared with.
-    """
-    from fashion_mlp.pictures.style import BLUE, GREY, VERMILION, drawing
-
-    heights = [len(found.rows) + 1.5 for found in tables]
-    with drawing(path, 0.27 * sum(heights)) as figure:
-        all_axes = figure.subplots(len(tables), 1, height_ratios=heights, squeeze=False)[:, 0]
-        for axes, found in zip(all_axes, tables, strict=True):
-            medians = {row.name: statistics.median(row.values) for row in found.rows}
-            for place, row in enumerate(found.rows):
-                ends = [min(row.values), max(row.values)]
-                axes.plot(ends, [place, place], color=GREY, linewidth=2)
-                axes.plot(medians[row.name], place, "o", color=BLUE, markersize=6)
-                if row.goal is not None:
-                    goal = row.goal * medians.get(row.against, 1.0)
-                    axes.plot(goal, place, "|", color=VERMILION, markersize=14, markeredgewidth=2)
-            axes.set_yticks(range(len(found.rows)), [row.name for row in found.rows])
-            axes.set_ylim(len(found.rows) - 0.5, -0.5)
-            axes.set_xlim(left=0)
-            axes.grid(axis="x")
-            axes.set_title(f"{found.title} ({found.unit})", loc="left", fontsize=10)
-        figure.supxlabel(
-            f"dot: median; line: range; bar: goal. {machine['processor']}, "
-            f"{machine['cores_used']} cores, {machine['date']}",
-            fontsize=8,
-        )
+    """Write results.json."""
+    content = [
+        found._asdict() | {"rows": [row._asdict() for row in found.rows]} for found in tables
+    ]
+    write_json(RESULTS, {"machine": machine, "tables": content})
+    print(f"bench: wrote {RESULTS}")
