@@ -14,7 +14,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
+from checks.common import leaves
 from fashion_mlp.formats import write_text
 from fashion_mlp.pictures import paper
 
@@ -33,7 +34,6 @@ LOCK = Path("dvc.lock")
 CONFORMANCE = Path("consumers/conformance.json")
 STAGES = ("fetch", "preprocess", "train", "evaluate", "export")
 PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "tf2onnx", "dvc", "matplotlib")
-NPY_HEADER = 128  # bytes before the values of a prepared array
 OWN_TABLES = ("per_class", "train_examples")  # of the keys in metrics/evaluate.json
 
 # Files of plots/ in the order shown, with their captions.
@@ -96,13 +96,10 @@ def build(root: Path) -> str:
         else "<p>The paper's numbers are of other data than these.</p>",
         history=figures.pop("history"),
         pictures="".join(figures.values()),
-        classes=class_table(evaluate.get("per_class", {})),
+        classes=records("class", evaluate.get("per_class", {})),
         metrics=table(leaves(metrics)),
-        examples=table(
-            [(key, row["class"], row["name"], row["probability"]) for key, row in examples.items()],
-            ("training image", "class", "name", "probability"),
-        ),
-        data=data_tables(params["dataset"], files, lock),
+        examples=records("training image", examples),
+        data=data_tables(files, lock),
         export=table(leaves(export)),
         runtimes=runtimes(root / CONFORMANCE),
         params=escape(
@@ -155,37 +152,20 @@ def figure(path: Path, text: str) -> str:
     )
 
 
-def table(rows: Any, head: Sequence[str] = (), numbers: bool = False) -> str:
-    """Format rows as a table, cells escaped; `numbers` aligns all but the first to the right."""
+def table(rows: Any, head: Sequence[str] = ()) -> str:
+    """Format rows as a table, cells escaped; wider than a phone, it scrolls."""
     cells = [[written(cell) for cell in row] for row in rows]
-    align = ["left", *["right" if numbers else "left"] * (len(cells[0]) - 1)] if cells else None
-    made = tabulate(cells, head, "html", disable_numparse=True, colalign=align)
+    made = tabulate(cells, head, "html", disable_numparse=True)
     return f'<div class="scroll" tabindex="0">{made}</div>'
 
 
 def written(value: object) -> str:
     """Format a value of a JSON or YAML file for reading."""
-    match value:
-        case None:
-            return "–"
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:.6g}"
-        case list():
-            return ", ".join(map(str, value))
-    return str(value)
-
-
-def leaves(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings with their dotted keys."""
-    if isinstance(values, Mapping):
-        for name, value in values.items():
-            yield from leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, values
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return {int: "{:,}", float: "{:.6g}"}.get(type(value), "{}").format(value)
 
 
 def cards(train: Mapping[str, Any], evaluate: Mapping[str, Any], export: Mapping[str, Any]) -> str:
@@ -235,39 +215,25 @@ def paper_table(
     return f"<p>{escape(claim)}</p>" + table(rows, ("", "paper", "this run", "where"))
 
 
-def class_table(classes: Mapping[str, Mapping[str, float]]) -> str:
-    """Format the metrics of each class."""
-    columns = list(next(iter(classes.values()), {}))
-    rows = [(name, *(f"{values[key]:.3f}" for key in columns)) for name, values in classes.items()]
-    return table(rows, ("class", *columns), numbers=True)
+def records(what: str, values: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format mappings that share keys as rows; `what` is the title of their names."""
+    columns = list(dict.fromkeys(key for record in values.values() for key in record))
+    rows = [(name, *(record.get(key) for key in columns)) for name, record in values.items()]
+    return table(rows, (what, *(key.replace("_", " ") for key in columns)))
 
 
-def data_tables(
-    dataset: Mapping[str, Any], files: Mapping[str, Any], lock: Mapping[str, Any]
-) -> str:
-    """Format the data set, its source files, and the arrays and models made from them."""
+def data_tables(files: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
+    """Format the source files, and the arrays and models made from them."""
+    sources = [(name, file["bytes"], file["sha256"]) for name, file in files.items()]
     outputs = [
         (output["path"], output["size"], output["md5"])
         for stage in lock.values()
         for output in stage.get("outs", [])
         if output["path"].startswith(("data/prepared/", "models/"))
     ]
-    height, width = dataset["image_shape"]
-    names = dataset["class_names"]["en"]
-    sizes = {path: size for path, size, _ in outputs}
-    counts = [
-        (split, (sizes[f"data/prepared/{split}_images.npy"] - NPY_HEADER) // (4 * height * width))
-        for split in ("train", "validation", "test")
-    ]
     return (
-        f"<p>{escape(dataset['name'])}: images of {height} × {width} pixels, {len(names)} classes "
-        f"({escape(', '.join(names))}).</p>"
-        + table(counts, ("split", "images"), numbers=True)
-        + "<h3>Source files, decompressed</h3>"
-        + table(
-            [(name, file["bytes"], file["sha256"]) for name, file in files.items()],
-            ("file", "bytes", "SHA-256"),
-        )
+        "<h3>Source files, decompressed</h3>"
+        + table(sources, ("file", "bytes", "SHA-256"))
         + "<h3>Arrays and models made from them</h3>"
         + table(outputs, ("path", "bytes", "MD5, as DVC records it"))
     )
@@ -278,11 +244,7 @@ def runtimes(path: Path) -> str:
     if not path.exists():
         return "<p>Not run yet: <code>make conformance</code> runs the file in other runtimes.</p>"
     values = read(path, json.loads)
-    found = values.pop("runtimes", {})
-    columns = list(dict.fromkeys(column for row in found.values() for column in row))
-    rows = [(name, *(row.get(column) for column in columns)) for name, row in found.items()]
-    titles = [column.replace("_", " ") for column in columns]
-    return table(rows, ("runtime", *titles)) + table(leaves(values))
+    return records("runtime", values.pop("runtimes", {})) + table(leaves(values))
 
 
 def made_with(root: Path) -> dict[str, str]:

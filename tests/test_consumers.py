@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consumers import conformance, runtimes
+from consumers import conformance
 from consumers.conformance import Output, Result, compare, execute, first_fault
 from consumers.runtimes import RUNTIMES, Runtime
 from tests.photos import photo_of, save_model
@@ -182,12 +182,6 @@ def test_boot_is_the_first_test_image() -> None:
         np.testing.assert_array_equal(np.asarray(boot), np.asarray(photo_of(image)))
 
 
-def test_readme_has_the_table_of_the_results() -> None:
-    results = json.loads(conformance.RESULTS.read_text(encoding="utf-8"))
-    assert list(results["runtimes"]) == [runtime.key for runtime in RUNTIMES]
-    assert f"\n{conformance.table()}\n" in README
-
-
 def test_examples_import_nothing_of_ours() -> None:
     ours = re.compile(r"^\s*(from|import) (fashion_mlp|pipeline|stages|checks|consumers)\b", re.M)
     examples = list((ROOT / "consumers").glob("*/classify.py"))
@@ -230,16 +224,11 @@ def test_compare_counts_and_rounds() -> None:
     assert compare(two_images(), Output("1.0", found, 0.000123)) == Result("1.0", 0.5, 1)
 
 
-def stand_in(code: str) -> Runtime:
-    return Runtime("x", "X", "pip install x", f"{sys.executable} {code}")
-
-
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
         ("raise ValueError('no such model')", "exit 1: ValueError: no such model"),
         ("print('hello')", "expected version and seconds in the last line, got ['hello']"),
-        ("print('x 1: 2 images in 0.1 s')", "expected 80 bytes of probabilities, got 0"),
         (
             "import sys; open(sys.argv[3], 'w').write('123'); print('x 1: 2 images in 0.1 s')",
             "expected 80 bytes of probabilities, got 3",
@@ -252,15 +241,12 @@ def test_execute_says_what_a_runtime_did_wrong(
 ) -> None:
     monkeypatch.setattr(conformance, "TIMEOUT", 2)
     (tmp_path / "example.py").write_text(code)
+    command = f"{sys.executable} {tmp_path}/example.py"
+    runtime = Runtime("x", "X", "pip install x", command)
     with pytest.raises(RuntimeError, match=re.escape(reason)):
-        execute(stand_in(f"{tmp_path}/example.py"), Path("images.npy"), 784, (2, 10))
+        execute(runtime, Path("images.npy"), 784, (2, 10))
 
 
 def test_call_says_how_to_install_a_missing_program() -> None:
     with pytest.raises(RuntimeError, match="no nonesuch; `make conformance-tools` installs it"):
         conformance.call(["nonesuch"])
-
-
-def test_locked_version_is_what_the_lock_pins() -> None:
-    version = runtimes.locked_version("emx-onnx-cgen")
-    assert f"emx-onnx-cgen=={version} " in runtimes.LOCK.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from PIL import Image
 
 from pipeline.params import check_params
-from report.sweep import draw, picture, positions, quality, read_sweep
+from report.sweep import draw, picture, positions, read_sweep
 from tests.conftest import ROOT, paper_values
 
 CSV = """Experiment,typ,validation_accuracy,validation_loss,train.epochs,train.activation,seed,x.py
@@ -52,16 +52,6 @@ def test_draw_writes_a_picture_that_depends_on_the_experiments_alone(tmp_path: P
     draw(paths[2], names, [rows[0], rows[1] | {"validation_accuracy": "0.6"}], "train.epochs")
     assert paths[0].read_bytes() != paths[2].read_bytes()
     assert Image.open(paths[0]).size == (1056, 504)
-
-
-@pytest.mark.parametrize(
-    ("metric", "best"),
-    [("validation_accuracy", 2), ("validation_loss", 0), ("expected_calibration_error", 0)],
-)
-def test_quality_is_highest_for_the_best(metric: str, best: int) -> None:
-    values = quality(np.array([0.1, 0.2, 0.5]), metric)
-    assert values[best] == 1
-    assert values[2 - best] == 0
 
 
 def test_draw_gives_the_best_experiment_the_darkest_line_for_either_kind_of_metric(

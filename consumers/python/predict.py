@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "fashion_mlp.onnx"
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -36,16 +36,7 @@ MAX_PIXELS = 64_000_000
 REDUCED = 8  # longest side after step 2, in sides of the network's picture
 NEAR = 487  # squared distance in RGB, ⌊(0.05 · 255 · √3)²⌋: 5 %, as the paper has it
 FAINT = 13  # of 255: 5 %
-# How Pillow turns a picture upright, by EXIF's orientation (1: it is).
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+ORIENTATION = 0x0112  # EXIF's tag
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -80,7 +71,10 @@ def read_photo(path: Path) -> Image.Image:
         if image.format == "PNG" and key is not None and image.mode in ("1", "L", "RGB"):
             largest = 2 ** data[24] - 1  # 1, 2, 4 or 8 bits, which Pillow spreads over 0…255
             image.info["transparency"] = (np.array(key) & largest) * (255 // largest)
-        return image.transpose(UPRIGHT[orientation]) if orientation > 1 else image
+        if orientation > 1:
+            image.getexif()[ORIENTATION] = orientation
+            image = ImageOps.exif_transpose(image)
+        return image
 
 
 @contextmanager
@@ -170,7 +164,7 @@ def read_orientation(exif: bytes) -> int:
         (count,) = struct.unpack_from(f"{order}H", exif, at)
         for entry in range(at + 2, at + 2 + 12 * count, 12):
             tag, kind, number, value = struct.unpack_from(f"{order}HHIH", exif, entry)
-            if tag == 0x0112:
+            if tag == ORIENTATION:
                 return value if (kind, number) == (3, 1) and 1 <= value <= 8 else 1
     except struct.error:  # it is cut off, or has no byte order
         pass
