@@ -54,43 +54,25 @@ class Runtime(NamedTuple):
     uint8: bool = False
 
 
+def in_python(key: str, name: str, package: str, folder: str, uint8: bool = False) -> Runtime:
+    """Describe an example in Python, which needs one package."""
+    command = f"{{bin}}/python consumers/{folder}/classify.py {{model}}"
+    return Runtime(key, name, f"pip install {package}", command, uint8=uint8)
+
+
+def in_node(key: str, name: str, uint8: bool = False) -> Runtime:
+    """Describe the example in Node.js."""
+    command = "node consumers/node/classify.mjs {model}"
+    return Runtime(key, name, "npm install onnxruntime-node", command, uint8=uint8)
+
+
 RUNTIMES = (
-    Runtime(
-        "onnxruntime",
-        "Python, onnxruntime",
-        "pip install onnxruntime",
-        "{bin}/python consumers/python/classify.py {model}",
-    ),
-    Runtime(
-        "onnx_reference",
-        "Python, onnx's reference",
-        "pip install onnx",
-        "{bin}/python consumers/reference/classify.py {model}",
-    ),
-    Runtime(
-        "openvino",
-        "OpenVINO, f32 hint",
-        "pip install openvino",
-        "{bin}/python consumers/openvino/classify.py {model}",
-    ),
-    Runtime(
-        "opencv",
-        "OpenCV dnn",
-        "pip install opencv-python-headless",
-        "{bin}/python consumers/opencv/classify.py {model}",
-    ),
-    Runtime(
-        "tract",
-        "tract",
-        "pip install tract",
-        "{bin}/python consumers/tract/classify.py {model}",
-    ),
-    Runtime(
-        "node",
-        "Node.js, onnxruntime-node",
-        "npm install onnxruntime-node",
-        "node consumers/node/classify.mjs {model}",
-    ),
+    in_python("onnxruntime", "Python, onnxruntime", "onnxruntime", "python"),
+    in_python("onnx_reference", "Python, onnx's reference", "onnx", "reference"),
+    in_python("openvino", "OpenVINO, f32 hint", "openvino", "openvino"),
+    in_python("opencv", "OpenCV dnn", "opencv-python-headless", "opencv"),
+    in_python("tract", "tract", "tract", "tract"),
+    in_node("node", "Node.js, onnxruntime-node"),
     Runtime(
         "web",
         "web page, onnxruntime-web",
@@ -113,20 +95,10 @@ RUNTIMES = (
         "{build}/classify {model}",
         build=(COMPILE_C_API,),
     ),
-    Runtime(
-        "onnxruntime_uint8",
-        "Python, onnxruntime, uint8 file",
-        "pip install onnxruntime",
-        "{bin}/python consumers/python/classify.py {model}",
-        uint8=True,
+    in_python(
+        "onnxruntime_uint8", "Python, onnxruntime, uint8 file", "onnxruntime", "python", uint8=True
     ),
-    Runtime(
-        "node_uint8",
-        "Node.js, onnxruntime-node, uint8 file",
-        "npm install onnxruntime-node",
-        "node consumers/node/classify.mjs {model}",
-        uint8=True,
-    ),
+    in_node("node_uint8", "Node.js, onnxruntime-node, uint8 file", uint8=True),
     # Computes in bf16 where the processor can: shown, but not held to the tolerance.
     Runtime(
         "openvino_default",

@@ -8,7 +8,7 @@ from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from PIL import Image
 
 from pipeline.params import check_params
-from report.sweep import draw, picture, positions, read_sweep
+from report.sweep import draw, picture, positions, quality, read_sweep
 from tests.conftest import ROOT, paper_values
 
 CSV = """Experiment,typ,validation_accuracy,validation_loss,train.epochs,train.activation,seed,x.py
@@ -63,8 +63,9 @@ def test_draw_gives_the_best_experiment_the_darkest_line_for_either_kind_of_metr
     for metric in ("validation_accuracy", "validation_loss"):
         draw(tmp_path / "sweep.png", names, rows, metric)
         images.append(np.asarray(Image.open(tmp_path / "sweep.png").convert("RGB")))
-    accuracy, loss = (image[:, :600] for image in images)  # left of the metric's own labels
-    assert (accuracy[:400] == loss[:400]).all()
+    accuracy, loss = (image[:400, :600] for image in images)  # left of the metric's own labels
+    assert (accuracy == loss).all()
+    assert list(quality(np.array([0.1, 0.2, 0.5]), "validation_accuracy"))[::2] == [0, 1]
 
 
 def test_only_the_default_metric_writes_the_committed_picture() -> None:
