@@ -11,6 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+ABSENT = "absent"  # what tables show for a value that is not there
+
 
 def processor() -> str:
     """Name this machine's processor."""

@@ -30,9 +30,9 @@ def settings(
     class_name: str = "SGD", config: dict[str, Any] | None = None, **changes: Any
 ) -> Train:
     """Small trainings: six batches of 50 an epoch."""
-    optimizer = Optimizer(class_name=class_name, config={"learning_rate": 0.1} | (config or {}))  # type: ignore[arg-type]
-    small: dict[str, Any] = {"hidden_units": [16], "batch_size": 50, "epochs": 2}
-    return Train(**(small | {"steps_per_execution": 3, "optimizer": optimizer} | changes))
+    optimizer = {"class_name": class_name, "config": {"learning_rate": 0.1} | (config or {})}
+    small = {"hidden_units": [16], "batch_size": 50, "epochs": 2, "steps_per_execution": 3}
+    return Train(**(small | {"optimizer": optimizer} | changes))
 
 
 def fit(params: Train, split: Split, **options: Any) -> tuple[Any, Any]:
@@ -114,15 +114,9 @@ def assert_close(got: Any, expected: Any, what: str = "", close: float = 1e-6) -
 
 @pytest.mark.parametrize("hidden_units", DEPTHS, ids=str)
 def test_fit_takes_the_steps_that_numpy_takes(hidden_units: list[int], split: Split) -> None:
-    from fashion_mlp.network.model import layers_of
-
     params = settings(hidden_units=hidden_units, batch_size=70)  # the last batch has 20 images
     layers, history = fit(params, split)
     assert_close(layers, by_hand(params, split))
-    moved = [
-        np.abs(a[0] - b[0]).max() for a, b in zip(layers, layers_of(initial(params)), strict=True)
-    ]
-    assert min(moved) > 1e-3  # it did learn
     assert history["loss"][1] < history["loss"][0]
 
 
@@ -176,15 +170,17 @@ def test_fit_resumes_with_the_same_bits(split: Split, tmp_path: Path) -> None:
     assert (bits(resumed), same) == (bits(layers), history)
 
 
-KERAS: dict[str, Train] = {
-    "SGD": settings("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
-    "scaled loss": settings("SGD", {"loss_scale_factor": 8.0, "global_clipnorm": 0.5}),
-    "averaged": settings(
-        "Adam",
-        {"learning_rate": 0.01, "beta_1": 0.0, "use_ema": True, "ema_momentum": 0.9},
-        hidden_units=[16, 8],
-        standardize=True,
-    ),
+MOMENTUM = {
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 0.01,
+    "loss_scale_factor": 8.0,
+    "global_clipnorm": 0.5,
+}
+AVERAGED = {"learning_rate": 0.01, "beta_1": 0.0, "use_ema": True, "ema_momentum": 0.9}
+KERAS = {
+    "SGD": settings("SGD", MOMENTUM),
+    "averaged": settings("Adam", AVERAGED, hidden_units=[16, 8], standardize=True),
 }
 
 
@@ -241,10 +237,6 @@ def test_fit_gives_the_same_bits_whatever_concerns_the_speed_alone(
     assert bits(fit(settings(), split)[0]) == bits(paper)
 
 
-def test_fit_in_bfloat16_ends_near_float32(paper: Any, split: Split) -> None:
-    assert_close(fit(settings(precision="bfloat16"), split)[0], paper, close=1e-2)
-
-
 def test_dropout_drops_a_share_keeps_the_mean_and_is_drawn_in_parts_as_in_the_whole() -> None:
     """Hidden units that all give 1, each of which shows in an output of its own."""
     import tensorflow as tf
@@ -291,11 +283,6 @@ def test_label_smoothing_trains_on_smoothed_labels(split: Split) -> None:
     assert history["loss"] == pytest.approx(same["loss"], abs=1e-6)
 
 
-def test_fit_says_where_the_loss_is_no_number(split: Split) -> None:
-    with pytest.raises(ValueError, match=r"^epoch 1: the loss is (nan|inf); nothing was written; "):
-        fit(settings(config={"learning_rate": 1e30}), split)
-
-
 def test_memory_limit_is_the_lowest_that_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,21 +297,16 @@ def test_memory_limit_is_the_lowest_that_is_set(
     assert loop.memory_limit() == 123456
 
 
-@pytest.mark.parametrize(("schedule", "last"), [("constant", 0.1), ("cosine", 0.0)])
-def test_make_optimizer_follows_the_schedule(schedule: str, last: float) -> None:
-    from fashion_mlp.training.optimizer import make_optimizer
-
-    optimizer = make_optimizer("SGD", {"learning_rate": 0.1}, schedule, 100)
-    assert float(optimizer.learning_rate) == pytest.approx(0.1)
-    optimizer.iterations.assign(100)
-    assert float(optimizer.learning_rate) == pytest.approx(last, abs=1e-6)
-
-
-def test_make_optimizer_of_the_paper_is_keras_default() -> None:
+def test_make_optimizer_follows_the_schedule_and_is_keras_own() -> None:
     import keras
 
     from fashion_mlp.training.optimizer import make_optimizer
 
+    for schedule, last in (("constant", 0.1), ("cosine", 0.0)):
+        optimizer = make_optimizer("SGD", {"learning_rate": 0.1}, schedule, 100)
+        assert float(optimizer.learning_rate) == pytest.approx(0.1)
+        optimizer.iterations.assign(100)
+        assert float(optimizer.learning_rate) == pytest.approx(last, abs=1e-6)
     paper = Train().optimizer
     ours = make_optimizer(paper.class_name, paper.config.model_dump())
     assert type(ours) is keras.optimizers.SGD
@@ -335,12 +317,10 @@ def test_make_optimizer_of_the_paper_is_keras_default() -> None:
     ("class_name", "config", "says"),
     [
         ("Adamm", {}, r"class_name: expected one of Adadelta, .*; got 'Adamm'"),
-        ("MultiOptimizer", {}, r"class_name: expected one of .*; got 'MultiOptimizer'"),
         ("Adam", {"momentum": 0.9}, r"config.momentum is unknown \(value 0.9\); Adam knows amsg"),
         ("Adam", {"name": "x"}, r"config.name is unknown \(value 'x'\); Adam knows amsgrad, .*"),
         ("SGD", {"momentum": 2.0}, r"config: SGD does not take it: `momentum` must be a float"),
         ("Adam", {"beta_1": "high"}, r"config.beta_1: expected .*, 0.9; got 'high'"),
-        ("Adam", {"beta_1": True}, r"config.beta_1: expected .*, 0.9; got True"),
         ("Adam", {"epsilon": None}, r"config.epsilon: expected .*, 1e-07; got None"),
         ("SGD", {"nesterov": "yes"}, r"config.nesterov: expected .*, False; got 'yes'"),
         ("SGD", {"weight_decay": "x"}, r"config.weight_decay: expected .*, None; got 'x'"),
@@ -379,20 +359,11 @@ def test_main_writes_model_metrics_and_history(work: Path, data: Data) -> None:
     assert not Path(".run/checkpoint").exists()
 
 
-@pytest.mark.parametrize("name", ["train_images", "validation_labels"])
-def test_main_refuses_a_broken_array_and_keeps_the_old_model(work: Path, name: str) -> None:
-    path = Path(f"data/prepared/{name}.npy")
-    path.write_bytes(path.read_bytes()[:100])
-    before = snapshot(work)
-    with pytest.raises(ValueError, match=rf"{name}\.npy: not a whole \.npy file"):
-        stage.main()
-    assert snapshot(work) == before
-
-
 def test_main_that_ends_in_no_number_keeps_the_old_model(work: Path, data: Data) -> None:
     values = small_values(data, **{"train.optimizer.config.learning_rate": 1e30})
     Path("params.yaml").write_text(yaml.safe_dump(values))
     before = snapshot(work)
-    with pytest.raises(ValueError, match=r"learning_rate \(1e\+30\)$"):
+    says = r"^epoch 1: the loss is (nan|inf); nothing was written; .*learning_rate \(1e\+30\)$"
+    with pytest.raises(ValueError, match=says):
         stage.main()
     assert snapshot(work) == before
