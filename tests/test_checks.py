@@ -43,7 +43,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "plots/history.csv").write_text("epoch,loss,class\n1,0.25,Bag\n")
     (folder / "plots/history.png").write_bytes(PICTURE)
     (folder / "dvc.lock").write_text(yaml.safe_dump(LOCK))
-    git(folder, "init", "--initial-branch", "main")
     git(folder.parent, "init", "--initial-branch", "main")
     git(folder, "add", ".")
     git(folder, "commit", "--message", "state")

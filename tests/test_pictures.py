@@ -106,7 +106,7 @@ def test_pictures_state_the_same_texts_in_both_languages() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "classes", "images", "units"),
-    [((12, 20), 3, 30, []), ((1, 784), 2, 2, [7, 5]), ((9, 3), 60, 60, [1])],
+    [((12, 20), 3, 30, []), ((1, 784), 2, 2, [7, 5]), ((9, 3), 30, 30, [1])],
 )
 def test_pictures_take_other_data_and_any_depth(
     tmp_path: Path, shape: tuple[int, int], classes: int, images: int, units: list[int]

@@ -20,16 +20,12 @@ WORKERS = ["localhost:1", "localhost:2"]
 # 249 images in batches of 60: the last one has 9, four for one worker and five for the other.
 IMAGES = 249
 EPOCHS = 20  # a kill after the first comes long before the last
+AVERAGED = {"learning_rate": 0.1, "momentum": 0.5, "use_ema": True, "ema_momentum": 0.9}
 CHANGES = {
     "train.hidden_units": [16, 8],
     "train.batch_size": 60,
     "train.epochs": EPOCHS,
-    "train.optimizer.config": {
-        "learning_rate": 0.1,
-        "momentum": 0.5,
-        "use_ema": True,
-        "ema_momentum": 0.9,
-    },
+    "train.optimizer.config": AVERAGED,
     "train.learning_rate_schedule": "cosine",
     "train.standardize": True,
     "train.dropout": 0.1,
@@ -133,61 +129,43 @@ def config(index: Any, **jobs: Any) -> str:
     return json.dumps({"cluster": jobs, "task": {"type": "worker", "index": index}})
 
 
-def test_read_config_takes_what_tensorflow_takes(
-    workers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TF_CONFIG", config(1, worker=WORKERS))
-    assert workers.read_config() == (WORKERS, 1)
-
-
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", config(2, worker=WORKERS), config(-1, worker=WORKERS), config("0", worker=[]),
      config(0, chief=["localhost:3"], worker=WORKERS), config(0, worker=["localhost"]),
      config(0, worker=["localhost:65536"]), config(0, worker=[5001])],
 )  # fmt: skip
-def test_read_config_refuses_what_is_not_meant(
+def test_read_config_takes_what_tensorflow_takes_and_nothing_else(
     workers: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TF_CONFIG", config(1, worker=WORKERS))
+    assert workers.read_config() == (WORKERS, 1)
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=f"TF_CONFIG: expected .*, got {re.escape(text)}$"):
         workers.read_config()
 
 
-@pytest.mark.parametrize(
-    ("index", "right"), [(0, "`make`"), (1, "`python -m fashion_mlp.training.worker`")]
-)
-def test_join_sends_a_worker_to_its_command(
-    index: int, right: str, workers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TF_CONFIG", config(index, worker=WORKERS))
-    with pytest.raises(ValueError, match=f"this is worker {index} of 2: run {right}"):
-        workers.join(chief=index == 1)
-
-
-def test_join_names_workers_that_do_not_come(
+def test_join_refuses_what_can_not_meet(
     workers: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def refusal(chief: bool = True, **variables: str) -> str:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises((ValueError, RuntimeError)) as error:
+            workers.join(chief=chief)
+        return str(error.value)
+
     here, absent = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    monkeypatch.setenv("TF_CONFIG", config(0, worker=[here, absent]))
-    monkeypatch.setenv("FASHION_MLP_WAIT", "1")
-    says = re.escape(f"TF_CONFIG: worker 1 ({absent}) did not come within 1 s; ")
-    with pytest.raises(RuntimeError, match=says):
-        workers.join(chief=True)
+    first = config(0, worker=[here, absent])
+    says = "TF_CONFIG: this is worker 0 of 2: run `make`, or stage train, here"
+    assert refusal(chief=False, TF_CONFIG=first) == says
+    says = "this is worker 1 of 2: run `python -m fashion_mlp.training.worker` here"
+    assert says in refusal(TF_CONFIG=config(1, worker=[here, absent]))
+    says = "FASHION_MLP_WAIT: expected seconds, as 300, got long"
+    assert refusal(TF_CONFIG=first, FASHION_MLP_WAIT="long") == says
+    says = f"TF_CONFIG: worker 1 ({absent}) did not come within 1 s; "
+    assert refusal(FASHION_MLP_WAIT="1").startswith(says)
     assert capsys.readouterr().err == f"worker 0: waiting for worker 1 ({absent}), 1 s\n"
-
-
-def test_join_refuses_a_port_that_is_taken(workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        here = f"127.0.0.1:{taken.getsockname()[1]}"
-        monkeypatch.setenv("TF_CONFIG", config(0, worker=[here, *WORKERS[1:]]))
-        says = re.escape(f"worker 0 ({here}) can't listen at its port: Address already in use; ")
-        with pytest.raises(RuntimeError, match=says):
-            workers.join(chief=True)
-
-
-def test_join_refuses_a_wait_that_is_no_time(workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_CONFIG", config(0, worker=WORKERS))
-    monkeypatch.setenv("FASHION_MLP_WAIT", "long")
-    with pytest.raises(ValueError, match=r"^FASHION_MLP_WAIT: expected seconds, .* got long$"):
-        workers.join(chief=True)
+    with socket.create_server(("127.0.0.1", int(here.split(":")[1]))):
+        says = f"worker 0 ({here}) can't listen at its port: Address already in use; "
+        assert says in refusal()
