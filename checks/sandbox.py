@@ -30,18 +30,17 @@ def write_data(
     Returns:
         What `fetch.files` of params.yaml says of them: bytes and SHA-256 by name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     random = np.random.default_rng(0)
-    for name, count in zip(FILES, (train, train, test, test), strict=True):
-        if "images" in name:
-            labels = random.integers(0, classes, count, np.uint8)
-            images = random.integers(0, 200, (count, *shape), np.uint8)
-            images.reshape(count, -1)[np.arange(count), labels] = 255
-            header = np.array([0x803, count, *shape], ">u4").tobytes()
-            (folder / name).write_bytes(header + images.tobytes())
-        else:
-            header = np.array([0x801, count], ">u4").tobytes()
-            (folder / name).write_bytes(header + labels.tobytes())
+    arrays: list[np.ndarray] = []
+    for count in (train, test):
+        labels = random.integers(0, classes, count, np.uint8)
+        images = random.integers(0, 200, (count, *shape), np.uint8)
+        images.reshape(count, -1)[np.arange(count), labels] = 255
+        arrays += [images, labels]
+    for name, array in zip(FILES, arrays, strict=True):
+        header = np.array([0x800 + array.ndim, *array.shape], ">u4")
+        (folder / name).write_bytes(header.tobytes() + array.tobytes())
     return {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in FILES

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checks.workers import Team, free_port, time_to_errors
+from checks.workers import Team, free_port, time_to_error
 from tests.conftest import Data, edited, small_values
 
 WORKERS = ["localhost:1", "localhost:2"]
@@ -74,7 +74,7 @@ def test_two_workers_train_what_one_trains_and_neither_uses_the_others_checkpoin
     team.start(0)
     team.next_checkpoint()
     team.start(2, anew=False)
-    time_to_errors(team, [0], team.processes[1].kill)  # and checks the error's form
+    time_to_error(team, 0, team.processes[1].kill)  # and checks the error's form
     assert not_used in team.printed(0)
 
     shutil.copy(folder / ".run/checkpoint", team.folder / "of_two")
