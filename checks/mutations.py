@@ -176,7 +176,9 @@ def mutations(
         )
 
     def rounded(arrays: Weights, rng: np.random.Generator) -> None:
-        arrays.update({name: np.float32(np.float16(array)) for name, array in arrays.items()})
+        arrays.update(
+            {name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()}
+        )
 
     def first_axis(value: onnx.ValueInfoProto) -> onnx.TensorShapeProto.Dimension:
         return value.type.tensor_type.shape.dim[0]

@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fashion_mlp.data.arrays import Split
 from fashion_mlp.paths import MODEL
@@ -14,7 +12,6 @@ from stages import evaluate as stage
 from stages.evaluate import (
     class_averages,
     examples,
-    expected_calibration_error,
     measure,
     pick,
     read_history,
@@ -46,28 +43,6 @@ def test_measure_counts_by_hand() -> None:
 def test_measure_of_two_classes_has_both_in_the_top_two() -> None:
     labels = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
     assert measure(PROBABILITIES[:, :2], labels, ["a", "b"], 5)["test_top2_accuracy"] == 1.0
-
-
-def calibration_by_the_book(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> float:
-    """Guo et al. 2017, equations 2 and 3, as written."""
-    total = 0.0
-    confidence, answer = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    for m in range(1, bins + 1):
-        members = [i for i, p in enumerate(confidence) if (m - 1) / bins < p <= m / bins]
-        if members:
-            accuracy = np.mean([answer[i] == labels[i] for i in members])
-            mean = np.mean([float(confidence[i]) for i in members])
-            total += len(members) / len(labels) * abs(accuracy - mean)
-    return total
-
-
-@given(seed=st.integers(0, 10**6), bins=st.integers(1, 30))
-def test_expected_calibration_error_is_the_sources_formula(seed: int, bins: int) -> None:
-    random = np.random.default_rng(seed)
-    probabilities = random.dirichlet(np.ones(4), 60).astype(np.float32)
-    labels = random.integers(0, 4, 60)
-    got = expected_calibration_error(probabilities, labels, bins)
-    assert got == pytest.approx(calibration_by_the_book(probabilities, labels, bins), abs=1e-9)
 
 
 def test_examples_name_class_and_probability() -> None:

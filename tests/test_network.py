@@ -83,35 +83,6 @@ def test_layers_of_refuses_what_is_no_chain_of_dense_layers(fault: str) -> None:
         layers_of(keras.Sequential([inputs, *chain]))
 
 
-@pytest.mark.parametrize(
-    ("units", "precision", "close"),  # many fewer units than inputs, and not
-    [(4, "float32", 1e-6), (40, "float32", 1e-6), (4, "bfloat16", 2e-2)],
-)
-def test_portable_matmul_has_the_gradients_of_matmul(
-    units: int, precision: str, close: float
-) -> None:
-    import tensorflow as tf
-
-    from fashion_mlp.training.layers import portable_matmul
-
-    random = np.random.default_rng(2)
-    shapes = ((5, 30), (30, units), (5, units))
-    a, b, upstream = (tf.constant(random.random(shape, np.float32)) for shape in shapes)
-
-    @tf.function(jit_compile=True)  # TensorFlow knows these bfloat16 products under XLA only
-    def gradient(product: Any) -> list[tf.Tensor]:
-        with tf.GradientTape() as tape:
-            tape.watch([a, b])
-            value = tf.reduce_sum(product(a, b) * upstream)
-        return tape.gradient(value, [a, b])
-
-    gradients = [gradient(lambda a, b: portable_matmul(a, b, precision)), gradient(tf.matmul)]
-    for ours, theirs in zip(*gradients, strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=close)
-        if precision == "bfloat16":  # it does round
-            assert np.abs(ours.numpy() / theirs.numpy() - 1).max() > 1e-4
-
-
 def test_pixel_moments_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     from fashion_mlp.training import layers
 
