@@ -49,7 +49,6 @@ TRAINING = {
 KINDS = ("kills", "limits", "disks", "damage", "pairs")
 RUNS, KILLS, PAIRS = 6, 3, 2  # runs for each kind of kill, kills in a run, pairs of runs
 LANES = 2  # copies that are worked on at a time
-LONGEST_SECONDS = 300.0
 HELD = (".dvc", ".run")  # what runs keep for the next one
 SAME, LINE = "same bytes", "one clear line, then same bytes"
 CLEAR = re.compile(r"^(ERROR: |[\w.]+: error: |make: (?!\*\*\*|dvc repro))", re.MULTILINE)
@@ -96,16 +95,6 @@ class Lab:
         skipped = {".git", ".venv", "__pycache__"}
         return [path for path in files(self.box.folder) if not skipped & {*path.parts}]
 
-    def run(self, command: str) -> tuple[int, str]:
-        """Run a command; one that hangs is killed and has the status -9."""
-        process = self.box.start(command)
-        try:
-            output, _ = process.communicate(timeout=LONGEST_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-        return process.returncode, output
-
     def differing(self) -> list[str]:
         """List the results that are not as the first run left them."""
         found = self.box.results()
@@ -115,7 +104,7 @@ class Lab:
     def outcome(self, prefix: str = "", cure: Callable[[], object] = lambda: None) -> str:
         """Run `make` behind `prefix`; judge what it does, and what it does after the cure."""
         try:
-            status, output = self.run(f"{prefix} make".strip())
+            status, output = self.box.run(f"{prefix} make".strip())
             other = self.differing()
         finally:
             cure()
@@ -123,7 +112,7 @@ class Lab:
             return SAME if not other else f"OTHER BYTES: {', '.join(other)}"
         if "Traceback" in output or not CLEAR.search(output):
             return f"NO CLEAR LINE: status {status}: {output[-600:]}"
-        status, more = self.run("make")
+        status, more = self.box.run("make")
         if status or (other := self.differing()):
             return f"NOT REPAIRED: {', '.join(other)}: {output[-300:]}, then {more[-600:]}"
         return LINE

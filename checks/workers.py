@@ -161,20 +161,15 @@ def time_to_error(team: Team, survivor: int, fault: Callable[[], object]) -> flo
     return seconds
 
 
-def prepare(folder: Path, images: int, preset: str) -> Team:
-    """Take a preset's training and the first images of the prepared data."""
-    data = folder / "prepared"
-    data.mkdir()
-    parts = {"train": slice(images), "validation": slice(images, images + VALIDATION)}
+def first_images(source: Path, folder: Path, images: int, validation: int) -> Path:
+    """Take the first images of a folder like data/prepared, and the next to validate with."""
+    folder.mkdir()
+    parts = {"train": slice(images), "validation": slice(images, images + validation)}
     for name, part in parts.items():
         for kind in ("images", "labels"):
-            array = np.load(f"data/prepared/train_{kind}.npy", "r", allow_pickle=False)
-            np.save(data / f"{name}_{kind}.npy", array[part], allow_pickle=False)
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    changes = yaml.safe_load(Path(f"presets/{preset}.yaml").read_text(encoding="utf-8"))["train"]
-    train = Train.model_validate({**changes, "epochs": EPOCHS})
-    params["train"] = train.model_dump(mode="json")
-    return Team(folder / "team", data, params)
+            array = np.load(source / f"train_{kind}.npy", "r", allow_pickle=False)
+            np.save(folder / f"{name}_{kind}.npy", array[part], allow_pickle=False)
+    return folder
 
 
 class Trials:
@@ -236,8 +231,11 @@ def main() -> int:
     images = int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
     preset = sys.argv[2] if len(sys.argv) > 2 else "accurate"
     with tempfile.TemporaryDirectory() as folder:
-        team = prepare(Path(folder), images, preset)
-        train = team.params[0]["train"]
+        data = first_images(Path("data/prepared"), Path(folder) / "data", images, VALIDATION)
+        params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+        changes = yaml.safe_load(Path(f"presets/{preset}.yaml").read_text(encoding="utf-8"))
+        train = Train.model_validate({**changes["train"], "epochs": EPOCHS}).model_dump(mode="json")
+        team = Team(Path(folder) / "team", data, params | {"train": train})
         trials = Trials(team, images // train["batch_size"])
         for precision in dict.fromkeys([train["precision"], "float32"]):
             train["precision"] = precision

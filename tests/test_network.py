@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.oracle import DEPTHS, forward, make_images, make_layers
+from tests.oracle import DEPTHS, forward, make_images, make_layers, network_of
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -38,10 +38,7 @@ def save_network(network: Any, path: Path) -> None:
 def make_network(hidden_units: list[int] = DEPTHS[2]) -> Any:
     import keras
 
-    from fashion_mlp.network.model import build_network, set_layers
-
-    network = build_network(PIXELS, hidden_units, "relu", CLASSES)
-    set_layers(network, make_layers(PIXELS, hidden_units, CLASSES, scale=0.3))
+    network = network_of(make_layers(PIXELS, hidden_units, CLASSES, scale=0.3))
     # Named, as Keras numbers the optimizers of a process, and the name is saved.
     network.compile(loss="categorical_crossentropy", optimizer=keras.optimizers.SGD(name="SGD"))
     return network

@@ -16,22 +16,12 @@ from fashion_mlp.proof import levels
 from fashion_mlp.proof.evidence import Evidence, gather, uncertified
 from fashion_mlp.proof.levels import LEVELS, Candidate, prove
 from stages import export
-from tests.oracle import DEPTHS, make_images, make_layers
+from tests.oracle import DEPTHS, make_images, make_layers, network_of
 
 SHAPE, CLASSES = (4, 4), 3
 PIXELS = SHAPE[0] * SHAPE[1]
 FORM = (18, 8)
 EPSILON = np.float32(1e-40)  # a denormal
-
-
-def network_of(layers: Sequence[Any]) -> Any:
-    engine.start()
-    from fashion_mlp.network.model import build_network, set_layers
-
-    units = [len(layer.bias) for layer in layers]
-    network = build_network(len(layers[0].kernel), units[:-1], layers[0].activation, units[-1])
-    set_layers(network, layers)
-    return network
 
 
 def gathered(layers: Sequence[Any], tolerance: float = 1e-5) -> Evidence:

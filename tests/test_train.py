@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +12,19 @@ import yaml
 
 from fashion_mlp.data.arrays import Split, load_split
 from pipeline.checkpoint import Checkpoint
-from pipeline.params import Optimizer, Train
+from pipeline.params import Train
 from stages import preprocess
 from stages import train as stage
-from tests.conftest import CLASSES, HEIGHT, WIDTH, Data, small_values, snapshot
+from tests.conftest import (
+    CLASSES,
+    HEIGHT,
+    WIDTH,
+    Data,
+    edited,
+    other_values,
+    small_values,
+    snapshot,
+)
 from tests.oracle import forward
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -91,29 +100,24 @@ def interrupted(path: Path) -> dict[str, Any]:
     return {"checkpoint": checkpoint, "on_epoch": copy}
 
 
-def changed(name: str) -> Any:
-    """Derive from the schema another value of a parameter than the one in `settings`."""
-    annotation, now = Train.model_fields[name].annotation, getattr(settings(), name)
-    if get_args(annotation) and get_origin(annotation) is not list:
-        return next(value for value in get_args(annotation) if value != now)
-    kinds: dict[Any, Any] = {
-        bool: True,
-        int: 3,
-        float: 0.5,
-        Optimizer: Optimizer(class_name="Adam"),
-    }
-    return kinds.get(annotation, [16, 8])
+# By dotted key, another value of each parameter than the one in `settings`.
+OTHERS = {
+    key: yaml.safe_load(value)
+    for key, value in other_values(settings().model_dump(), Train).items()
+    if key not in SPEED
+}
 
 
-@pytest.mark.parametrize("name", [name for name in Train.model_fields if name not in SPEED])
-def test_fit_heeds_each_parameter(name: str, paper: Any, split: Split) -> None:
-    layers, _ = fit(settings(**{name: changed(name)}), split)
+@pytest.mark.parametrize("key", OTHERS)
+def test_fit_heeds_each_parameter(key: str, paper: Any, split: Split) -> None:
+    changed = Train(**edited(settings().model_dump(), {key: OTHERS[key]}))
+    layers, _ = fit(changed, split)
     assert bits(layers) != bits(paper)
     assert all(array.dtype == np.float32 for layer in layers for array in layer[:2])
 
 
 def test_fit_resumes_with_the_same_bits(split: Split, tmp_path: Path) -> None:
-    params = settings(**{name: changed(name) for name in Train.model_fields if name not in SPEED})
+    params = Train(**edited(settings().model_dump(), OTHERS | {"epochs": 3}))
     layers, history = fit(params, split, **interrupted(tmp_path / "checkpoint"))
     checkpoint = Checkpoint(tmp_path / "checkpoint", OF)
     assert checkpoint.epochs == 1

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checks.workers import Team, free_port, time_to_error
-from tests.conftest import Data, edited, small_values
+from checks.workers import Team, first_images, free_port, time_to_error
+from tests.conftest import TRAIN, Data, edited, small_values
 
 WORKERS = ["localhost:1", "localhost:2"]
 # 249 images in batches of 60: the last one has 9, four for one worker and five for the other.
@@ -45,13 +45,9 @@ def workers(engine: None) -> Any:
 
 @pytest.fixture
 def team(data: Data, finished_folder: Path, tmp_path: Path) -> Iterator[Team]:
-    prepared = tmp_path / "prepared"
-    prepared.mkdir()
-    for name, part in (("train", slice(IMAGES)), ("validation", slice(IMAGES, None))):
-        for kind in ("images", "labels"):
-            array = np.load(finished_folder / f"data/prepared/train_{kind}.npy")
-            np.save(prepared / f"{name}_{kind}.npy", array[part])
-    started = Team(tmp_path / "team", prepared, small_values(data, **CHANGES))
+    prepared = finished_folder / "data/prepared"
+    data_folder = first_images(prepared, tmp_path / "prepared", IMAGES, TRAIN - IMAGES)
+    started = Team(tmp_path / "team", data_folder, small_values(data, **CHANGES))
     yield started
     started.stop()
 
