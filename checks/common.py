@@ -6,10 +6,13 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+
+ABSENT = "absent"  # what tables show for a value that is not there
 
 
 def processor() -> str:
@@ -19,6 +22,13 @@ def processor() -> str:
         return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """Name what a result depends on: processor, cores and versions."""
+    names = ("dvc", "tensorflow", "keras", "onnx", "onnxruntime")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
 
 
 def leaves(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,9 +14,9 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from checks.common import git, leaves, table
+from checks.common import ABSENT, git, leaves, table
 from pipeline.params import load_params
 
 METRICS = Path("metrics")
@@ -52,20 +52,9 @@ BETTER = {
     "edge_case_inputs_agreeing": HIGHER,
     "uint8_bit_identical": HIGHER,
 }
-ABSENT = "absent"
 
 
-class Row(NamedTuple):
-    """The verdict on one metric."""
-
-    key: str
-    before: Any
-    now: Any
-    passes: bool
-    verdict: str
-
-
-def judge(key: str, before: Any, now: Any, tolerances: Mapping[str, float]) -> Row:
+def judge(key: str, before: Any, now: Any, tolerances: Mapping[str, float]) -> tuple[bool, str]:
     """Judge one metric.
 
     Args:
@@ -73,12 +62,11 @@ def judge(key: str, before: Any, now: Any, tolerances: Mapping[str, float]) -> R
         before: the revision's value; `ABSENT` where it has none.
         now: the value here; the same.
         tolerances: by key; `other` for those not listed, 0 where that is not given either.
+
+    Returns:
+        Whether it passes, and why.
     """
-    passes, verdict = _verdict(key, before, now, tolerances.get(key, tolerances.get("other", 0.0)))
-    return Row(key, before, now, passes, verdict)
-
-
-def _verdict(key: str, before: Any, now: Any, allowed: float) -> tuple[bool, str]:
+    allowed = tolerances.get(key, tolerances.get("other", 0.0))
     better = BETTER.get(key.rsplit(".", 1)[-1])
     if better is None:
         return False, "UNKNOWN METRIC: add it to BETTER in checks/gate.py"
@@ -105,26 +93,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def compare_files(
-    before: Mapping[str, dict[str, Any]],
-    now: Mapping[str, dict[str, Any]],
-    tolerances: Mapping[str, float],
-) -> list[Row]:
-    """Judge every metric of every file.
-
-    Args:
-        before: the revision's metrics, by file.
-        now: those here.
-        tolerances: see `judge`.
-    """
-    rows = []
-    for name in sorted(before.keys() | now.keys()):
-        old, new = (dict(leaves(files.get(name, {}))) for files in (before, now))
-        keys = [*old, *(key for key in new if key not in old)]
-        rows += [judge(key, old.get(key, ABSENT), new.get(key, ABSENT), tolerances) for key in keys]
-    return rows
-
-
 def find_revision(wanted: str, root: Path) -> tuple[str, str]:
     """Find the revision to compare with: the one wanted, or the main branch.
 
@@ -146,16 +114,6 @@ def find_revision(wanted: str, root: Path) -> tuple[str, str]:
     )
 
 
-def committed(commit: str, revision: str, root: Path) -> dict[str, dict[str, Any]]:
-    """Read metrics/*.json of a commit, by path; `revision` names it in errors."""
-    listing = git("ls-tree", "--name-only", "-z", commit, f"{METRICS}/", folder=root)
-    names = [name for name in listing.decode().split("\0") if name.endswith(".json")]
-    return {
-        name: read(git("show", f"{commit}:./{name}", folder=root), f"{revision}:{name}")
-        for name in names
-    }
-
-
 def read(content: bytes, where: str) -> dict[str, Any]:
     """Read one metrics file; `where` names it in errors."""
     try:
@@ -174,7 +132,12 @@ def main() -> int:
     try:
         tolerances = load_params().gate.tolerances
         revision, commit = find_revision(wanted, root)
-        before = committed(commit, revision, root)
+        listing = git("ls-tree", "--name-only", "-z", commit, f"{METRICS}/", folder=root)
+        before = {
+            name: read(git("show", f"{commit}:./{name}", folder=root), f"{revision}:{name}")
+            for name in listing.decode().split("\0")
+            if name.endswith(".json")
+        }
         if not before:
             raise ValueError(f"{revision} has no {METRICS}/*.json to compare with")
         now = {
@@ -184,12 +147,18 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"gate: error: {error}", file=sys.stderr)
         return 2
-    rows = compare_files(before, now, tolerances)
-    shown = [row for row in rows if row.verdict != "same" or "." not in row.key]
-    print(
-        table(("metric", revision, "here", "verdict"), [(*row[:3], row.verdict) for row in shown])
-    )
-    if refused := sum(not row.passes for row in rows):
+    rows: list[tuple[Any, ...]] = []
+    refused = 0
+    for name in sorted(before.keys() | now.keys()):
+        old, new = (dict(leaves(files.get(name, {}))) for files in (before, now))
+        for key in dict.fromkeys([*old, *new]):
+            values = old.get(key, ABSENT), new.get(key, ABSENT)
+            passes, verdict = judge(key, *values, tolerances)
+            refused += not passes
+            rows.append((key, *values, verdict))
+    shown = [row for row in rows if row[-1] != "same" or "." not in row[0]]
+    print(table(("metric", revision, "here", "verdict"), shown))
+    if refused:
         print(f"gate: refused: {refused} of {len(rows)} metrics, against {revision}")
         return 1
     print(f"gate: {len(rows)} metrics, none worse than gate.tolerances allow, against {revision}")

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from checks.common import processor, table
+from checks.common import machine, table
 from fashion_mlp.data.arrays import Split, load_split
 from fashion_mlp.export.graph import plain_graph
 from fashion_mlp.network import engine
@@ -37,7 +37,8 @@ HEALTHY_SEEDS = 20
 HEALTHY_EPOCHS = 3
 USUAL_ROWS = 2
 
-Mutate = Callable[[onnx.ModelProto, np.random.Generator], None]
+Weights = dict[str, np.ndarray]
+Mutate = Callable[[onnx.ModelProto, np.random.Generator], object]
 
 
 class Mutation(NamedTuple):
@@ -48,27 +49,19 @@ class Mutation(NamedTuple):
     mutate: Mutate
 
 
-def arrays_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+def arrays_of(model: onnx.ModelProto) -> Weights:
     """Copy the initializers, by name."""
     return {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in model.graph.initializer}
 
 
-def put(model: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> None:
-    """Replace initializers by name."""
-    for tensor in model.graph.initializer:
-        if tensor.name in arrays:
-            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
-
-
-def edit(
-    name: str, change: Callable[[np.ndarray, np.random.Generator], np.ndarray | None]
-) -> Mutate:
-    """Make a mutation that changes an initializer's array, in place or by returning another."""
+def weights(change: Callable[[Weights, np.random.Generator], object]) -> Mutate:
+    """Make a mutation of a function that changes the initializers in a mapping by name."""
 
     def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> None:
-        array = arrays_of(model)[name]
-        replaced = change(array, rng)
-        put(model, {name: array if replaced is None else replaced})
+        arrays = arrays_of(model)
+        change(arrays, rng)
+        for tensor in model.graph.initializer:
+            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
 
     return mutate
 
@@ -76,15 +69,13 @@ def edit(
 def one_value(change: Callable[[np.float32, np.random.Generator], np.float32]) -> Mutate:
     """Make a mutation of one weight: any of the model's, all equally likely, none that is 0."""
 
-    def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> None:
-        arrays = arrays_of(model)
+    def mutate(arrays: Weights, rng: np.random.Generator) -> None:
         sizes = [array.size for array in arrays.values()]
         array = list(arrays.values())[rng.choice(len(sizes), p=np.divide(sizes, sum(sizes)))]
         index = rng.choice(np.flatnonzero(array))
         array.flat[index] = change(array.flat[index], rng)
-        put(model, arrays)
 
-    return mutate
+    return weights(mutate)
 
 
 def one_ulp(value: np.float32, rng: np.random.Generator) -> np.float32:
@@ -97,24 +88,20 @@ def one_bit(value: np.float32, rng: np.random.Generator) -> np.float32:
     return (value.view(np.uint32) ^ np.uint32(1 << rng.integers(32))).view(np.float32)
 
 
-def swap_rows(array: np.ndarray, rng: np.random.Generator) -> None:
-    """Swap two rows of a kernel."""
-    a, b = rng.choice(len(array), 2, replace=False)
-    array[[a, b]] = array[[b, a]]
+def swap(layer: int, whole: bool) -> Mutate:
+    """Make a mutation that swaps two units of the layer before, or their outgoing weights alone.
 
+    Whole units swapped are the same function, with other bits.
+    """
 
-def swap_units(layer: int) -> Mutate:
-    """Make a mutation that swaps two units of a hidden layer: the same function, other bits."""
-
-    def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> None:
-        arrays = arrays_of(model)
-        kernel, bias = arrays[f"dense_{layer}_kernel"], arrays[f"dense_{layer}_bias"]
-        a, b = rng.choice(len(bias), 2, replace=False)
-        for view in (kernel.T, bias, arrays[f"dense_{layer + 1}_kernel"]):
+    def mutate(arrays: Weights, rng: np.random.Generator) -> None:
+        kernel = arrays[f"dense_{layer}_kernel"]
+        a, b = rng.choice(len(kernel), 2, replace=False)
+        before = [arrays[f"dense_{layer - 1}_{it}"].T for it in ("kernel", "bias")] if whole else []
+        for view in (kernel, *before):
             view[[a, b]] = view[[b, a]]
-        put(model, arrays)
 
-    return mutate
+    return weights(mutate)
 
 
 def drop_node(number: int) -> Mutate:
@@ -154,11 +141,6 @@ def multiply_input(factor: float) -> Mutate:
     return mutate
 
 
-def reorder(places: np.ndarray) -> Mutate:
-    """Make a mutation that expects the pixels in another order, int (pixels,)."""
-    return edit("dense_1_kernel", lambda array, rng: array[places])
-
-
 def gemm(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     """Fuse the first MatMul and Add into a Gemm: the same function, which fewer runtimes read."""
     nodes = list(model.graph.node)
@@ -166,21 +148,6 @@ def gemm(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     fused = helper.make_node("Gemm", inputs, nodes[1].output)
     del model.graph.node[:]
     model.graph.node.extend([fused, *nodes[2:]])
-
-
-def stale(others: Iterator[Sequence[np.ndarray]]) -> Mutate:
-    """Make a mutation that puts in the weights of a network trained with another seed."""
-
-    def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> None:
-        put(model, dict(zip(arrays_of(model), next(others), strict=True)))
-
-    return mutate
-
-
-def rounded(model: onnx.ModelProto, rng: np.random.Generator) -> None:
-    """Round all weights to float16 and back."""
-    arrays = arrays_of(model)
-    put(model, {name: it.astype(np.float16).astype(np.float32) for name, it in arrays.items()})
 
 
 def mutations(
@@ -195,71 +162,77 @@ def mutations(
     """
     layers = range(1, len(model.graph.initializer) // 2 + 1)
     operators = [node.op_type for node in model.graph.node]  # MatMul, Add, activation of a layer
+    last = len(operators) - 1
     pixels = np.arange(np.prod(image_shape)).reshape(image_shape)
-    small = np.float32(255 / 256)
     other_order = {"transposed": pixels.T, "upside down": pixels[::-1], "mirrored": pixels[:, ::-1]}
+    zero = np.float32(0)
+
+    def scaled(name: str, factor: float) -> Mutate:
+        return weights(lambda arrays, rng: arrays.update({name: arrays[name] * np.float32(factor)}))
+
+    def reordered(places: np.ndarray) -> Mutate:
+        return weights(
+            lambda arrays, rng: arrays.update(dense_1_kernel=arrays["dense_1_kernel"][places])
+        )
+
+    def rounded(arrays: Weights, rng: np.random.Generator) -> None:
+        arrays.update(
+            {name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()}
+        )
 
     def first_axis(value: onnx.ValueInfoProto) -> onnx.TensorShapeProto.Dimension:
         return value.type.tensor_type.shape.dim[0]
 
     found = [
         Mutation("one weight's sign", 250, one_value(lambda value, rng: -value)),
-        Mutation("one weight zeroed", 150, one_value(lambda value, rng: np.float32(0))),
+        Mutation("one weight zeroed", 150, one_value(lambda value, rng: zero)),
         Mutation("one weight moved by one ulp", 250, one_value(one_ulp)),
         Mutation("one bit of one weight", 150, one_value(one_bit)),
     ]
     for layer in layers:
-        kernel, bias, add = f"dense_{layer}_kernel", f"dense_{layer}_bias", 3 * layer - 2
+        bias, add = f"dense_{layer}_bias", 3 * layer - 2
         found += [
-            Mutation(f"two rows of {kernel} swapped", 60, edit(kernel, swap_rows)),
+            Mutation(f"two rows of dense_{layer}_kernel swapped", 60, swap(layer, whole=False)),
             Mutation(f"{bias} left out", 1, drop_node(add)),
-            Mutation(f"{bias} zeroed", 1, edit(bias, lambda array, rng: array * 0)),
+            Mutation(f"{bias} zeroed", 1, scaled(bias, 0)),
         ]
     for layer in layers[:-1]:
+        same = f"two units of dense_{layer} swapped, same function"
         node, name = 3 * layer - 1, f"{operators[3 * layer - 1]} {layer}"
         found += [
-            Mutation(f"two units of dense_{layer} swapped, same function", 40, swap_units(layer)),
+            Mutation(same, 40, swap(layer + 1, whole=True)),
             Mutation(f"{name} -> LeakyRelu", 1, replace_operator(node, "LeakyRelu", alpha=0.01)),
             Mutation(f"{name} -> Elu", 1, replace_operator(node, "Elu", alpha=1.0)),
             Mutation(f"{name} left out", 1, drop_node(node)),
         ]
     for name, places in other_order.items():
-        found.append(Mutation(f"image {name}", 1, reorder(places.ravel())))
-    last = len(operators) - 1
-    return [
-        *found,
-        Mutation("a stale model, of another seed", HEALTHY_SEEDS, stale(others)),
-        Mutation("/256 as an operator", 1, multiply_input(255 / 256)),
-        Mutation("/256 in the kernel", 1, edit("dense_1_kernel", lambda array, rng: array * small)),
-        Mutation("/255 twice", 1, multiply_input(1 / 255)),
-        Mutation("Softmax over the batch", 1, replace_operator(last, "Softmax", axis=0)),
-        Mutation("Softmax -> LogSoftmax", 1, replace_operator(last, "LogSoftmax", axis=-1)),
-        Mutation("Softmax -> Sigmoid", 1, replace_operator(last, "Sigmoid")),
-        Mutation("weights rounded to float16", 1, rounded),
-        Mutation("MatMul + Add -> Gemm, same function", 1, gemm),
-        Mutation(
-            "batch size fixed at 1",
-            1,
-            lambda model, rng: setattr(first_axis(model.graph.input[0]), "dim_value", 1),
+        found.append(Mutation(f"image {name}", 1, reordered(places.ravel())))
+    stale = weights(lambda arrays, rng: arrays.update(zip(arrays, next(others), strict=True)))
+    singles: dict[str, Mutate] = {
+        "/256 as an operator": multiply_input(255 / 256),
+        "/256 in the kernel": scaled("dense_1_kernel", 255 / 256),
+        "/255 twice": multiply_input(1 / 255),
+        "Softmax over the batch": replace_operator(last, "Softmax", axis=0),
+        "Softmax -> LogSoftmax": replace_operator(last, "LogSoftmax", axis=-1),
+        "Softmax -> Sigmoid": replace_operator(last, "Sigmoid"),
+        "weights rounded to float16": weights(rounded),
+        "MatMul + Add -> Gemm, same function": gemm,
+        "batch size fixed at 1": lambda model, rng: setattr(
+            first_axis(model.graph.input[0]), "dim_value", 1
         ),
-        Mutation(
-            "batch dimension named twice",  # as tf2onnx does
-            1,
-            lambda model, rng: setattr(first_axis(model.graph.output[0]), "dim_param", "M"),
+        # This one and the next as tf2onnx does.
+        "batch dimension named twice": lambda model, rng: setattr(
+            first_axis(model.graph.output[0]), "dim_param", "M"
         ),
-        Mutation(
-            "an unused import",  # as tf2onnx does
-            1,
-            lambda model, rng: model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3)),
+        "an unused import": lambda model, rng: model.opset_import.append(
+            helper.make_opsetid("ai.onnx.ml", 3)
         ),
-        Mutation(
-            "a newer opset",
-            1,
-            lambda model, rng: setattr(
-                model.opset_import[0], "version", model.opset_import[0].version + 1
-            ),
+        "a newer opset": lambda model, rng: setattr(
+            model.opset_import[0], "version", model.opset_import[0].version + 1
         ),
-    ]
+    }
+    found.append(Mutation("a stale model, of another seed", HEALTHY_SEEDS, stale))
+    return [*found, *(Mutation(name, 1, mutate) for name, mutate in singles.items())]
 
 
 def usual_check(model: onnx.ModelProto, evidence: Evidence, rng: np.random.Generator) -> bool:
@@ -330,7 +303,6 @@ def main() -> int:
     engine.start()
 
     import keras
-    import onnxruntime
 
     from fashion_mlp.network.model import build_network, load_network, set_layers
     from fashion_mlp.training.loop import fit
@@ -343,10 +315,11 @@ def main() -> int:
         for seed in range(train.seed + 1, train.seed + 1 + HEALTHY_SEEDS):
             settings = train.model_copy(update={"seed": seed})
             layers, _ = fit(settings, splits["train"], nothing, dataset.image_shape)
-            shape = (dataset.pixels, train.hidden_units, train.activation, dataset.classes)
-            network = build_network(*shape)
+            network = build_network(
+                dataset.pixels, train.hidden_units, train.activation, dataset.classes
+            )
             set_layers(network, layers)
-            others.append([array for layer in layers for array in (layer.kernel, layer.bias)])
+            others.append([array for layer in layers for array in layer[:2]])
             try:
                 evidence, _ = gather(network, images, export.tolerance, [7, 1000])
                 model = plain_graph(evidence.layers, *form)
@@ -367,9 +340,8 @@ def main() -> int:
         f"all {sum(map(len, images.values())):,} images: {len(alarms)} false alarms."
     )
     print(
-        f"{processor()}; onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}, "
-        f"Keras {keras.__version__}; mutations on {len(test['test']):,} test images; "
-        f"seed {SEED}; {time.monotonic() - began:.0f} s."
+        f"{machine()}; mutations on {len(test['test']):,} test images; seed {SEED}; "
+        f"{time.monotonic() - began:.0f} s."
     )
     for line in [*(f"missed: {name}" for name in missed), *(f"false alarm: {a}" for a in alarms)]:
         print(f"mutations: {line}", file=sys.stderr)

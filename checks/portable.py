@@ -10,20 +10,15 @@ that have nothing newer than AVX2. Prints a Markdown table of shortened SHA-256 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from checks.common import processor, table
-
-if TYPE_CHECKING:
-    from fashion_mlp.network.model import Layer
+from checks.common import machine, table
 
 IMAGES = 2000  # under emulation a full epoch would take hours
 QEMU = "qemu-x86_64"
@@ -38,22 +33,18 @@ AUGMENTED = {
 }
 
 
-def threads(count: int) -> list[str]:
-    """Set TensorFlow's number of threads."""
-    return [f"TF_NUM_INTRAOP_THREADS={count}", f"TF_NUM_INTEROP_THREADS={count}"]
-
-
+TWO_THREADS = ["TF_NUM_INTRAOP_THREADS=2", "TF_NUM_INTEROP_THREADS=2"]
 # By name, what the command is run with: variables and programs, as arguments of env(1).
 SETTINGS = {
     "default": [],
-    "1 thread": threads(1),
-    "2 threads": threads(2),
-    "4 threads": threads(4),
-    "1 core, 2 threads": [*threads(2), "taskset", "-c", "0"],
+    "1 thread": ["TF_NUM_INTRAOP_THREADS=1", "TF_NUM_INTEROP_THREADS=1"],
+    "2 threads": TWO_THREADS,
+    "4 threads": ["TF_NUM_INTRAOP_THREADS=4", "TF_NUM_INTEROP_THREADS=4"],
+    "1 core, 2 threads": [*TWO_THREADS, "taskset", "-c", "0"],
     "oneDNN limited to AVX2": ["ONEDNN_MAX_CPU_ISA=AVX2"],
     "oneDNN off": ["TF_ENABLE_ONEDNN_OPTS=0"],
-    "emulated Haswell": [*threads(2), QEMU, "-cpu", "Haswell"],
-    "emulated EPYC-Rome": [*threads(2), QEMU, "-cpu", "EPYC-Rome"],
+    "emulated Haswell": [*TWO_THREADS, QEMU, "-cpu", "Haswell"],
+    "emulated EPYC-Rome": [*TWO_THREADS, QEMU, "-cpu", "EPYC-Rome"],
 }
 
 
@@ -83,12 +74,10 @@ def train_and_hash() -> list[str]:
     network = build_network(dataset.pixels, plain.hidden_units, plain.activation, dataset.classes)
     set_layers(network, layers)
     answers = predict(network, np.asarray(test.images[:IMAGES]), 500)
-    return [digest(weights(layers)), digest([answers]), digest(weights(others))]
-
-
-def weights(layers: Sequence[Layer]) -> list[np.ndarray]:
-    """List the arrays of some layers."""
-    return [array for layer in layers for array in (layer.kernel, layer.bias)]
+    weights, other_weights = (
+        [array for layer in of for array in (layer.kernel, layer.bias)] for of in (layers, others)
+    )
+    return [digest(weights), digest([answers]), digest(other_weights)]
 
 
 def digest(arrays: Sequence[np.ndarray]) -> str:
@@ -96,26 +85,12 @@ def digest(arrays: Sequence[np.ndarray]) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
 
-def run(name: str) -> list[str]:
-    """Run `train_and_hash` in a process of its own.
-
-    Raises:
-        RuntimeError: it failed; the text has its last line.
-    """
-    command = ["env", *SETTINGS[name], sys.executable, "-m", "checks.portable", "--hash"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise RuntimeError(f"{name}: {result.stderr.strip().splitlines()[-1:]}")
-    return result.stdout.split()
-
-
 def main() -> int:
     """Run all settings and print the table."""
     if sys.argv[1:] == ["--hash"]:
         print(*train_and_hash())
         return 0
-    missing = [tool for tool in (QEMU, "taskset") if shutil.which(tool) is None]
-    if missing:
+    if missing := [tool for tool in (QEMU, "taskset") if shutil.which(tool) is None]:
         print(
             f"check-portable: needs {' and '.join(missing)}; "
             f"on Debian or Ubuntu: apt-get install qemu-user util-linux",
@@ -126,11 +101,16 @@ def main() -> int:
     for name in SETTINGS:
         print(f"check-portable: {name}", file=sys.stderr, flush=True)
         began = time.monotonic()
-        found = run(name)
+        command = ["env", *SETTINGS[name], sys.executable, "-m", "checks.portable", "--hash"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            print(f"check-portable: {name}: {result.stderr}", file=sys.stderr)
+            return 1
+        found = result.stdout.split()
         same = not rows or found == rows[0][1:4]
         seconds = f"{time.monotonic() - began:.0f}"
         rows.append([name, *found, "yes" if same else "**NO**", seconds])
-    print(f"{processor()}, {os.cpu_count()} cores, {IMAGES:,} images, 1 epoch\n")
+    print(f"{machine()}, {IMAGES:,} images, 1 epoch\n")
     print(table(["setting", "weights", "probabilities", "augmented", "same", "seconds"], rows))
     return 0 if all(row[4] == "yes" for row in rows) else 1
 

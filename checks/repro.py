@@ -10,8 +10,10 @@ difference is refused. If all bits are equal, the outputs are copied to this fol
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,11 +24,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from checks.common import git, leaves, processor, table
+from checks.common import ABSENT, git, leaves, processor, table
 from pipeline.params import load_params
 
 COMPUTED = ("metrics/", "models/", "plots/")  # outputs whose bits depend on rounding
-ABSENT = "absent"
 SHOWN = 10  # differences printed for each file
 
 
@@ -71,28 +72,15 @@ def compare(
     ]
 
 
-def read_json(content: bytes) -> dict[str, Any]:
-    """Read a metrics file."""
-    values: dict[str, Any] = json.loads(content)
-    return values
-
-
 def read_csv(content: bytes) -> dict[str, Any]:
     """Read a table as cells by `column row 1`; floats are cells with a decimal point."""
-    lines = list(csv.reader(content.decode().splitlines()))
-    names = dict(enumerate(lines[0])) if lines else {}
-    return {
-        f"{names.get(column, column)} row {row}": _number(cell)
-        for row, line in enumerate(lines[1:], start=1)
-        for column, cell in enumerate(line)
-    } | {"header": lines[:1]}
-
-
-def _number(cell: str) -> float | str:
-    try:
-        return float(cell) if "." in cell else cell
-    except ValueError:
-        return cell
+    header, *lines = list(csv.reader(content.decode().splitlines())) or [[]]
+    values: dict[str, Any] = {"header": header}
+    for row, line in enumerate(lines, start=1):
+        for name, cell in itertools.zip_longest(header, line, fillvalue=ABSENT):
+            is_float = re.fullmatch(r"-?\d+\.\d*(e[-+]\d+)?", cell)
+            values[f"{name} row {row}"] = float(cell) if is_float else cell
+    return values
 
 
 def read_lock(content: bytes) -> dict[str, Any]:
@@ -105,7 +93,7 @@ def read_lock(content: bytes) -> dict[str, Any]:
     return values
 
 
-READERS: dict[str, Callable[[bytes], dict[str, Any]]] = {".json": read_json, ".csv": read_csv}
+READERS: dict[str, Callable[[bytes], dict[str, Any]]] = {".json": json.loads, ".csv": read_csv}
 
 
 def compare_file(
@@ -118,10 +106,9 @@ def compare_file(
     """
     if name == "dvc.lock":
         return compare(read_lock(committed), read_lock(found), {})
-    reader = READERS.get(Path(name).suffix) if name.startswith(COMPUTED) else None
-    if reader is None:
-        return [Difference("content", f"{len(committed):,} bytes", f"{len(found):,} bytes")]
-    return compare(reader(committed), reader(found), tolerances)
+    if name.startswith(COMPUTED) and (reader := READERS.get(Path(name).suffix)):
+        return compare(reader(committed), reader(found), tolerances)
+    return [Difference("content", f"{len(committed):,} bytes", f"{len(found):,} bytes")]
 
 
 def judge(project: Path, changed: list[str], tolerances: Mapping[str, float]) -> bool:
@@ -169,23 +156,15 @@ def changed_files(project: Path) -> list[str]:
     return [entry[3:].removeprefix(prefix) for entry in entries]
 
 
-def make(project: Path) -> int:
-    """Run `make` as a newcomer would, without this environment's settings."""
-    hidden = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VIRTUAL_ENV", "REV"}
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    return subprocess.run(["make"], cwd=project, env=environment, check=False).returncode
-
-
 def copy_outputs(project: Path, root: Path) -> None:
     """Copy what was made to this folder, so that it need not be made again."""
-
-    def copy_new(source: str, target: str) -> None:
-        if not Path(target).exists():  # a file of DVC's cache never changes
-            shutil.copy2(source, target)
-
-    cache = Path(".dvc/cache/files")
-    if (project / cache).is_dir():
-        shutil.copytree(project / cache, root / cache, dirs_exist_ok=True, copy_function=copy_new)
+    cache = project / ".dvc/cache/files"
+    for path in filter(Path.is_file, cache.rglob("*")):
+        target = root / path.relative_to(project)
+        if not target.exists():  # a file of DVC's cache never changes
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+    if cache.is_dir():
         subprocess.run(["dvc", "checkout", "--quiet"], cwd=root, check=False)
         print("check-repro: copied the outputs to this folder")
 
@@ -207,7 +186,10 @@ def check(root: Path, scratch: Path) -> bool:
     print(f"check-repro: cloning {head} to {clone} and running make there", flush=True)
     git("clone", "--quiet", "--no-hardlinks", repository, str(clone), folder=root)
     project = clone / prefix
-    if status := make(project):
+    # As a newcomer would, without this environment's settings.
+    hidden = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VIRTUAL_ENV", "REV"}
+    variables = {key: value for key, value in os.environ.items() if key not in hidden}
+    if status := subprocess.run(["make"], cwd=project, env=variables, check=False).returncode:
         raise ValueError(f"make failed with exit status {status}")
     if changed := changed_files(project):
         print(f"check-repro: BITS DIFFER on this processor: {processor()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.params import FILES, Train
 from tasks.environment import mark
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST_SECONDS = 300.0  # a command that takes longer hangs
 RESULTS = ("data/raw", "data/prepared", "models", "metrics", "plots", "dvc.lock")
 # Of an outer `make`, stage or engine.
 HIDDEN = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DVC_STAGE", "DVC_ROOT", "FASHION_MLP_ENGINE"}
@@ -30,18 +32,17 @@ def write_data(
     Returns:
         What `fetch.files` of params.yaml says of them: bytes and SHA-256 by name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     random = np.random.default_rng(0)
-    for name, count in zip(FILES, (train, train, test, test), strict=True):
-        if "images" in name:
-            labels = random.integers(0, classes, count, np.uint8)
-            images = random.integers(0, 200, (count, *shape), np.uint8)
-            images.reshape(count, -1)[np.arange(count), labels] = 255
-            header = np.array([0x803, count, *shape], ">u4").tobytes()
-            (folder / name).write_bytes(header + images.tobytes())
-        else:
-            header = np.array([0x801, count], ">u4").tobytes()
-            (folder / name).write_bytes(header + labels.tobytes())
+    arrays: list[np.ndarray] = []
+    for count in (train, test):
+        labels = random.integers(0, classes, count, np.uint8)
+        images = random.integers(0, 200, (count, *shape), np.uint8)
+        images.reshape(count, -1)[np.arange(count), labels] = 255
+        arrays += [images, labels]
+    for name, array in zip(FILES, arrays, strict=True):
+        header = np.array([0x800 + array.ndim, *array.shape], ">u4")
+        (folder / name).write_bytes(header.tobytes() + array.tobytes())
     return {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in FILES
@@ -58,8 +59,7 @@ class Sandbox:
             folder: where the copy goes.
             train: images in the training set.
             test: images in the test set.
-            changes: parameters that differ from the paper's training and this project's
-                params.yaml, by dotted key with `__` for the dot.
+            changes: for `set`; all else is the paper's training and this project's params.yaml.
         """
         self._prepare(folder)
         names = run("git ls-files --cached --others --exclude-standard -z", ROOT).split("\0")
@@ -68,11 +68,9 @@ class Sandbox:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.folder / name)
         dataset = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["dataset"]
-        data = folder / "source"
+        data, shape = folder / "source", tuple(dataset["image_shape"])
         self.set(
-            fetch__files=write_data(
-                data, train, test, tuple(dataset["image_shape"]), dataset["classes"]
-            ),
+            fetch__files=write_data(data, train, test, shape, dataset["classes"]),
             fetch__sources=[{"folder": str(data)}],
             preprocess__validation_images=0,
             train=Train().model_dump(mode="json"),
@@ -140,9 +138,13 @@ class Sandbox:
         )
 
     def run(self, command: str) -> tuple[int, str]:
-        """Run a command to its end; return its exit status and its output."""
+        """Run a command; return its exit status, -9 if it had to be killed, and its output."""
         process = self.start(command)
-        output, _ = process.communicate()
+        try:
+            output, _ = process.communicate(timeout=LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
         return process.returncode, output
 
     def good(self, command: str) -> str:

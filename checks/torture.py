@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import re
 import shutil
@@ -27,13 +26,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
-from checks.common import processor, table
+from checks.common import machine, table
 from checks.sandbox import Sandbox, files, remove
 
 # Everything that a checkpoint has to keep: optimizer state, averaged weights, random draws.
@@ -51,7 +49,6 @@ TRAINING = {
 KINDS = ("kills", "limits", "disks", "damage", "pairs")
 RUNS, KILLS, PAIRS = 6, 3, 2  # runs for each kind of kill, kills in a run, pairs of runs
 LANES = 2  # copies that are worked on at a time
-LONGEST_SECONDS = 300.0
 HELD = (".dvc", ".run")  # what runs keep for the next one
 SAME, LINE = "same bytes", "one clear line, then same bytes"
 CLEAR = re.compile(r"^(ERROR: |[\w.]+: error: |make: (?!\*\*\*|dvc repro))", re.MULTILINE)
@@ -98,21 +95,6 @@ class Lab:
         skipped = {".git", ".venv", "__pycache__"}
         return [path for path in files(self.box.folder) if not skipped & {*path.parts}]
 
-    def restore(self) -> None:
-        """Bring everything back as the first run left it."""
-        shutil.rmtree(self.folder)
-        shutil.copytree(self.saved, self.folder, symlinks=True)
-
-    def run(self, command: str) -> tuple[int, str]:
-        """Run a command; one that hangs is killed and has the status -9."""
-        process = self.box.start(command)
-        try:
-            output, _ = process.communicate(timeout=LONGEST_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-        return process.returncode, output
-
     def differing(self) -> list[str]:
         """List the results that are not as the first run left them."""
         found = self.box.results()
@@ -122,7 +104,7 @@ class Lab:
     def outcome(self, prefix: str = "", cure: Callable[[], object] = lambda: None) -> str:
         """Run `make` behind `prefix`; judge what it does, and what it does after the cure."""
         try:
-            status, output = self.run(f"{prefix} make".strip())
+            status, output = self.box.run(f"{prefix} make".strip())
             other = self.differing()
         finally:
             cure()
@@ -130,7 +112,7 @@ class Lab:
             return SAME if not other else f"OTHER BYTES: {', '.join(other)}"
         if "Traceback" in output or not CLEAR.search(output):
             return f"NO CLEAR LINE: status {status}: {output[-600:]}"
-        status, more = self.run("make")
+        status, more = self.box.run("make")
         if status or (other := self.differing()):
             return f"NOT REPAIRED: {', '.join(other)}: {output[-300:]}, then {more[-600:]}"
         return LINE
@@ -148,11 +130,9 @@ class Trial(NamedTuple):
 def trials(lab: Lab) -> Iterator[Trial]:
     """List every fault that is tried."""
     for whom in ("everything", "DVC", "the stage", "Ctrl-C"):
-        fault = (
-            f"{whom}, {KILLS} times" if whom == "Ctrl-C" else f"`kill -9` of {whom}, {KILLS} times"
-        )
+        fault = whom if whom == "Ctrl-C" else f"`kill -9` of {whom}"
         for number in range(RUNS):
-            yield Trial("kills", fault, f"run {number}", partial(kill, whom))
+            yield Trial("kills", f"{fault}, {KILLS} times", f"run {number}", partial(kill, whom))
     for what, options in LIMITS.items():
         for option in options:
             yield Trial("limits", f"little {what}", option, partial(limit, option))
@@ -164,7 +144,7 @@ def trials(lab: Lab) -> Iterator[Trial]:
         for way in WAYS:
             yield Trial("damage", f"{of}: {way}", str(path), partial(damage, path, way))
     for folder in sorted({parent for path in lab.left for parent in path.parents[:-1]}):
-        yield Trial("damage", "a folder: a file in its place", str(folder), partial(block, folder))
+        yield Trial("damage", f"a folder: {BLOCKED}", str(folder), partial(damage, folder, BLOCKED))
     for number in range(PAIRS):
         yield Trial("pairs", "two `make` at once", f"run {number}", pair)
 
@@ -222,48 +202,35 @@ def flip(path: Path) -> None:
     path.chmod(mode)
 
 
-def replace_by_folder(path: Path) -> None:
-    """Put an empty folder where a file was."""
-    path.unlink()
-    path.mkdir()
+def replace(path: Path, make: Callable[[Path], object]) -> None:
+    """Put something else where a file or a folder was."""
+    remove(path)
+    make(path)
 
 
+BLOCKED = "a file in its place"
 WAYS: dict[str, Callable[[Path], object]] = {
     "one bit flipped": flip,
-    "emptied, as after a power cut": lambda path: os.truncate(path, 0),
-    "a folder in its place": replace_by_folder,
+    "emptied, as after a power cut": partial(os.truncate, length=0),
+    "a folder in its place": partial(replace, make=Path.mkdir),
 }
 
 
 def damage(name: Path, way: str, lab: Lab) -> str:
-    """Damage a file; if it is none of the results, remove one that `make` then needs it for."""
-    path = lab.box.folder / name
-    content, status = path.read_bytes(), path.stat()
-    WAYS[way](path)
-    if name.parts[0] in HELD:
+    """Damage a file or a folder; remove a result that `make` then needs a file of `HELD` for."""
+    path, whole = lab.box.folder / name, lab.saved / lab.box.folder.name / name
+    WAYS.get(way, partial(replace, make=Path.touch))(path)
+    if whole.is_file() and name.parts[0] in HELD:
         number = "".join(name.parts[-2:])
         remove(lab.box.folder / lab.outputs.get(number, "models/fashion_mlp.keras"))
 
     def cure() -> None:
-        if path.is_dir() or not path.exists() or path.read_bytes() != content:
-            remove(path)
+        if whole.is_dir():
+            if not path.is_dir():
+                replace(path, partial(shutil.copytree, whole, symlinks=True))
+        elif not path.is_file() or path.read_bytes() != whole.read_bytes():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            path.chmod(status.st_mode)
-            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-    return lab.outcome(cure=cure)
-
-
-def block(name: Path, lab: Lab) -> str:
-    """Put a file where a folder was."""
-    folder, aside = lab.box.folder / name, lab.folder / "aside"
-    folder.rename(aside)
-    folder.write_text("in the way")
-
-    def cure() -> None:
-        remove(folder)
-        aside.rename(folder)
+            replace(path, partial(shutil.copy2, whole))
 
     return lab.outcome(cure=cure)
 
@@ -289,7 +256,8 @@ def work(lane: int, folder: Path, seed: int, chosen: list[str]) -> list[tuple[st
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             outcome = f"NOT TRIED: {error}"
         if outcome not in (SAME, LINE):
-            lab.restore()
+            shutil.rmtree(lab.folder)
+            shutil.copytree(lab.saved, lab.folder, symlinks=True)
         print(
             f"torture: {number} of {len(listed)}: {trial.fault}: {trial.what}: {outcome}",
             file=sys.stderr,
@@ -299,39 +267,29 @@ def work(lane: int, folder: Path, seed: int, chosen: list[str]) -> list[tuple[st
     return found
 
 
-def summarize(found: list[tuple[str, str]]) -> tuple[str, int]:
-    """Count outcomes by fault: a Markdown table, and the number of those that are not good."""
-    counts = Counter((fault, of if of in (SAME, LINE) else "") for fault, of in found)
-    rows = {
-        fault: [counts[fault, of] for of in (SAME, LINE, "")]
-        for fault in dict.fromkeys(fault for fault, _ in found)
-    }
-    rows["all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
-    headers = ("fault", "tried", SAME, LINE, "anything else")
-    return table(headers, [(name, sum(row), *row) for name, row in rows.items()]), rows["all"][-1]
-
-
 def main() -> int:
     """Try every fault; the exit status says whether all outcomes were good."""
     parser = argparse.ArgumentParser(description="Kill, starve and damage copies of the pipeline.")
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
-    start = time.monotonic()
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fashion-mlp-") as name, ThreadPoolExecutor() as pool:
         parts = [
             pool.submit(work, lane, Path(name) / str(lane), options.seed, options.only)
             for lane in range(LANES)
         ]
         found = [result for part in parts for result in part.result()]
-    text, failures = summarize(found)
-    print(text)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("dvc", "tensorflow", "keras"))
-    print(
-        f"\n{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}; "
-        f"seed {options.seed}, {(time.monotonic() - start) / 60:.0f} minutes."
-    )
-    return 1 if failures else 0
+    rows: dict[str, Counter[str]] = {}
+    for fault, outcome in found:
+        for row in (fault, "all"):
+            rows.setdefault(row, Counter())[outcome if outcome in (SAME, LINE) else "else"] += 1
+    rows["all"] = rows.pop("all")  # as the last one
+    cells = [(name, row.total(), row[SAME], row[LINE], row["else"]) for name, row in rows.items()]
+    print(table(("fault", "tried", SAME, LINE, "anything else"), cells))
+    minutes = (time.monotonic() - began) / 60
+    print(f"\n{machine()}; seed {options.seed}, {minutes:.0f} minutes.")
+    return 1 if rows["all"]["else"] else 0
 
 
 if __name__ == "__main__":

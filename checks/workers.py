@@ -12,8 +12,6 @@ writes a file, or the others do not end within a minute and with one line of err
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 import shutil
 import signal
@@ -24,14 +22,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from checks.common import processor, table
+from checks.common import machine, table
 from checks.sandbox import ROOT, environment, files
 from pipeline.params import Train
 
@@ -147,51 +144,42 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def time_to_errors(team: Team, survivors: Sequence[int], fault: Callable[[], object]) -> float:
-    """Cause a fault in the second epoch; return the seconds until all survivors have reported it.
+def time_to_error(team: Team, survivor: int, fault: Callable[[], object]) -> float:
+    """Cause a fault in the second epoch; return the seconds until the survivor has reported it.
 
     Raises:
-        RuntimeError: one did not, or not in one line of error.
+        RuntimeError: it did not, or not in one line of error.
     """
     team.next_checkpoint()
     began = time.monotonic()
     fault()
-    statuses = team.wait(survivors, NOTICED_SECONDS)
+    (status,) = team.wait([survivor], NOTICED_SECONDS)
     seconds = time.monotonic() - began
-    for number, status in zip(survivors, statuses, strict=True):
-        printed = team.printed(number)
-        if status != 1 or not re.search(LOST, printed) or printed.count("rror: ") > 1:
-            raise RuntimeError(f"worker {number}: status {status}: {printed}")
+    printed = team.printed(survivor)
+    if status != 1 or not re.search(LOST, printed) or printed.count("rror: ") > 1:
+        raise RuntimeError(f"worker {survivor}: status {status}: {printed}")
     return seconds
 
 
-def prepare(folder: Path, images: int, preset: str) -> Team:
-    """Take a preset's training and the first images of the prepared data."""
-    data = folder / "prepared"
-    data.mkdir()
-    parts = {"train": slice(images), "validation": slice(images, images + VALIDATION)}
+def first_images(source: Path, folder: Path, images: int, validation: int) -> Path:
+    """Take the first images of a folder like data/prepared, and the next to validate with."""
+    folder.mkdir()
+    parts = {"train": slice(images), "validation": slice(images, images + validation)}
     for name, part in parts.items():
         for kind in ("images", "labels"):
-            array = np.load(f"data/prepared/train_{kind}.npy", "r", allow_pickle=False)
-            np.save(data / f"{name}_{kind}.npy", array[part], allow_pickle=False)
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    changes = yaml.safe_load(Path(f"presets/{preset}.yaml").read_text(encoding="utf-8"))["train"]
-    train = Train.model_validate({**changes, "epochs": EPOCHS})
-    params["train"] = train.model_dump(mode="json")
-    return Team(folder / "team", data, params)
+            array = np.load(source / f"train_{kind}.npy", "r", allow_pickle=False)
+            np.save(folder / f"{name}_{kind}.npy", array[part], allow_pickle=False)
+    return folder
 
 
 class Trials:
-    """The rows of the table."""
+    """The rows of the table; each compares a training with one worker's."""
 
-    def __init__(self, team: Team) -> None:
-        """Compare trainings with one worker's."""
-        self.team, self.good = team, True
+    def __init__(self, team: Team, steps: int) -> None:
+        """Take workers, and the steps of an epoch."""
+        self.team, self.steps, self.good = team, steps, True
         self.rows: list[tuple[str, str, str]] = []
-        self.train_section = team.params[0]["train"]
         self.alone: dict[str, np.ndarray] = {}  # losses of one worker, by precision
-        labels = np.load(team.data / "train_labels.npy", "r", allow_pickle=False)
-        self.steps = len(labels) // self.train_section["batch_size"]
 
     def add(self, tried: str, trial: Callable[[], tuple[str, str]]) -> None:
         """Add a row; a RuntimeError is a failure."""
@@ -214,11 +202,10 @@ class Trials:
     def compare(self) -> str:
         """Wait for the end of a training; compare losses with one worker's, weights by hash."""
         hashes, losses = self.team.hashes(), self.team.losses()
-        precision = self.train_section["precision"]
-        if precision not in self.alone:
-            self.alone[precision] = losses
+        precision = self.team.params[0]["train"]["precision"]
+        alone = self.alone.setdefault(precision, losses)
+        if alone is losses:
             return "losses " + ", ".join(f"{loss:.6f}" for loss in losses)
-        alone = self.alone[precision]
         largest = np.abs(losses - alone).max()
         if largest > ROUNDING[precision] or len(hashes) != 1:
             raise RuntimeError(f"losses {losses}, one worker's {alone}; weights {hashes}")
@@ -235,7 +222,7 @@ class Trials:
         """Send a signal to one of two workers; time how long the other takes to end."""
         self.team.start(2)
         process = self.team.processes[lost]
-        seconds = time_to_errors(self.team, [1 - lost], lambda: process.send_signal(how))
+        seconds = time_to_error(self.team, 1 - lost, lambda: process.send_signal(how))
         return "", f"worker {1 - lost} ends with one line of error after {seconds:.1f} s"
 
 
@@ -244,19 +231,21 @@ def main() -> int:
     images = int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
     preset = sys.argv[2] if len(sys.argv) > 2 else "accurate"
     with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(prepare(Path(folder), images, preset))
-        precisions = dict.fromkeys([trials.train_section["precision"], "float32"])
-        for precision in precisions:
-            trials.train_section["precision"] = precision
+        data = first_images(Path("data/prepared"), Path(folder) / "data", images, VALIDATION)
+        params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+        changes = yaml.safe_load(Path(f"presets/{preset}.yaml").read_text(encoding="utf-8"))
+        train = Train.model_validate({**changes["train"], "epochs": EPOCHS}).model_dump(mode="json")
+        team = Team(Path(folder) / "team", data, params | {"train": train})
+        trials = Trials(team, images // train["batch_size"])
+        for precision in dict.fromkeys([train["precision"], "float32"]):
+            train["precision"] = precision
             for count, name in ((0, "one worker"), (2, "two workers"), (4, "four workers")):
                 trials.add(f"{name}, {precision}", partial(trials.train, count))
-        trials.add("worker 0 of two killed", lambda: trials.lose(0, signal.SIGKILL))
-        trials.add("worker 1 of two killed", lambda: trials.lose(1, signal.SIGKILL))
+        for lost in (0, 1):
+            trials.add(f"worker {lost} of two killed", partial(trials.lose, lost, signal.SIGKILL))
         trials.add("both started again", trials.resume)
-        trials.add("worker 1 of two stopped (SIGSTOP)", lambda: trials.lose(1, signal.SIGSTOP))
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras"))
-    python = f"Python {platform.python_version()}"
-    print(f"{processor()}, {os.cpu_count()} cores, {python}, {libraries}; preset {preset},")
+        trials.add("worker 1 of two stopped (SIGSTOP)", partial(trials.lose, 1, signal.SIGSTOP))
+    print(f"{machine()}; preset {preset},")
     print(f"{images:,} images, {EPOCHS} epochs; each row once\n")
     print(table(("tried", "ms a step", "outcome"), trials.rows))
     return 0 if trials.good else 1

@@ -37,6 +37,16 @@ def make_layers(
     ]
 
 
+def network_of(layers: Sequence[Layer]) -> Any:
+    """Make a Keras model of layers, once the engine is started."""
+    from fashion_mlp.network.model import build_network, set_layers
+
+    units = [len(layer.bias) for layer in layers]
+    network = build_network(len(layers[0].kernel), units[:-1], layers[0].activation, units[-1])
+    set_layers(network, layers)
+    return network
+
+
 def make_images(count: int, pixels: int, seed: int = 3) -> np.ndarray:
     """Draw images as preprocessing leaves them, about half of the pixels dark."""
     random = np.random.default_rng(seed)

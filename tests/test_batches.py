@@ -32,8 +32,10 @@ def test_shuffled_batches_take_each_image_once_an_epoch(
 def test_shuffled_batches_are_others_in_another_epoch_and_with_another_seed() -> None:
     from fashion_mlp.training.batches import shuffled_batches
 
-    orders = [next(shuffled_batches(1000, 1000, 1, *of)) for of in ((1, 0), (1, 1), (2, 0))]
-    assert not any(np.array_equal(orders[a], orders[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    orders = {
+        next(shuffled_batches(1000, 1000, 1, *of)).tobytes() for of in ((1, 0), (1, 1), (2, 0))
+    }
+    assert len(orders) == 3
 
 
 @given(st.integers(0, 60), st.integers(1, 9))
@@ -91,7 +93,7 @@ def augmented(
     return got, got_labels
 
 
-@pytest.mark.parametrize(("batch", "workers"), [(12, 2), (9, 4), (2, 4)])
+@pytest.mark.parametrize(("batch", "workers"), [(9, 4), (2, 4)])
 def test_parts_of_a_batch_are_augmented_as_in_the_whole(batch: int, workers: int) -> None:
     images = np.random.default_rng(0).random((batch, 6), np.float32)
     parameters: dict[str, Any] = {
@@ -102,13 +104,6 @@ def test_parts_of_a_batch_are_augmented_as_in_the_whole(batch: int, workers: int
     for got, expected in zip(parts, whole, strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
     assert (np.count_nonzero(whole[1], axis=1) == 2).all()  # each with its neighbour
-
-
-def test_augmentation_of_nothing_changes_nothing() -> None:
-    images = np.random.default_rng(0).random((5, 6), np.float32)
-    got, labels = augmented(images, 1)
-    assert np.array_equal(got, images)
-    assert np.array_equal(labels, np.eye(5))
 
 
 def test_random_flip_mirrors_about_half_of_the_images_anew_at_each_step() -> None:

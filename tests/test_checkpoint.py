@@ -9,13 +9,7 @@ from pipeline import checkpoint as module
 from pipeline.checkpoint import Checkpoint, identity
 from pipeline.params import Train
 
-OF = {
-    "parameters": "p",
-    "data": "d",
-    "code": "c",
-    "library versions": "v",
-    "number of workers": "1",
-}
+OF = dict.fromkeys(("parameters", "data", "code", "library versions", "number of workers"), "1")
 HISTORY = {"loss": [1.5, 0.1], "accuracy": [0.25, 0.75]}
 
 
@@ -62,11 +56,6 @@ def test_damaged_checkpoint_is_not_used(
     assert "is not used: it is damaged; training starts" in capsys.readouterr().err
     path.write_bytes(b"")
     assert Checkpoint(path, OF).epochs == 0
-
-
-def test_checkpoint_of_a_worker_that_keeps_none_writes_nothing(tmp_path: Path) -> None:
-    Checkpoint(None, OF).save(HISTORY, b"")
-    assert not list(tmp_path.iterdir())
 
 
 def test_identity_is_of_parameters_data_code_and_number_of_workers(

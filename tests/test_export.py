@@ -11,7 +11,6 @@ import yaml
 from onnx import numpy_helper
 
 from fashion_mlp.export.graph import plain_graph, uint8_graph
-from fashion_mlp.paths import MODEL
 from stages import export as stage
 from stages import train
 from tests.conftest import CLASSES, HEIGHT, TEST, TRAIN, WIDTH, Data, small_values, snapshot
@@ -111,21 +110,19 @@ def change(tensor: onnx.TensorProto, to: Callable[[np.float32], Any]) -> None:
     tensor.raw_data = array.tobytes()
 
 
-FAULTS: dict[str, Callable[[onnx.ModelProto], object]] = {
-    "sign": lambda model: change(model.graph.initializer[2], lambda value: -value),
-    "ulp": lambda model: change(
-        model.graph.initializer[0], lambda value: np.nextafter(value, np.float32(9))
+FAULTS: dict[str, tuple[Path, Callable[[onnx.ModelProto], object]]] = {
+    "sign": (stage.ONNX, lambda model: change(model.graph.initializer[2], lambda value: -value)),
+    "no operator": (stage.ONNX, lambda model: setattr(model.graph.node[-4], "op_type", "Rely")),
+    "metadata": (
+        stage.ONNX_UINT8,
+        lambda model: setattr(model.metadata_props[0], "value", "other"),
     ),
-    "activation": lambda model: setattr(model.graph.node[-4], "op_type", "Elu"),
-    "no operator": lambda model: setattr(model.graph.node[-4], "op_type", "Rely"),
-    "metadata": lambda model: setattr(model.metadata_props[0], "value", "other"),
 }
 
 
-@pytest.mark.parametrize("path", [stage.ONNX, stage.ONNX_UINT8], ids=["plain", "uint8"])
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("path", "fault"), FAULTS.values(), ids=FAULTS)
 def test_main_refuses_a_file_that_differs_and_writes_none(
-    work: Path, fault: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Path, path: Path, fault: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = stage.described
 
@@ -141,25 +138,5 @@ def test_main_refuses_a_file_that_differs_and_writes_none(
     with pytest.raises(
         ValueError, match=r"^(ONNX model refused, level|graph:|initializer|not valid)"
     ):
-        stage.main()
-    assert not any(path.exists() for path in WRITTEN)
-
-
-def test_main_refuses_a_tolerance_that_nothing_meets(work: Path, data: Data) -> None:
-    values = small_values(data, **{"export.tolerance": 1e-12})
-    Path("params.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(ValueError, match=r"(Keras|onnxruntime).* image \d+, class \d"):
-        stage.main()
-    assert not any(path.exists() for path in WRITTEN)
-
-
-def test_main_refuses_a_network_that_is_not_stage_trains(work: Path) -> None:
-    import keras
-
-    from fashion_mlp.network.model import save_network
-
-    layers = [keras.layers.Dropout(0.5), keras.layers.Dense(CLASSES, "softmax")]
-    save_network(keras.Sequential([keras.Input((PIXELS,)), *layers]), MODEL)
-    with pytest.raises(ValueError, match="expected dense layers with biases alone, got dropout"):
         stage.main()
     assert not any(path.exists() for path in WRITTEN)

@@ -7,6 +7,7 @@ on the remote are damaged and removed, and the third is told which, and makes th
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,9 +26,7 @@ class Remote(NamedTuple):
 
     url: str
     settings: dict[str, str]  # of `dvc remote modify`
-    read: Callable[[str], bytes]
-    write: Callable[[str, bytes], object]
-    remove: Callable[[str], object]
+    change: Callable[[str, Callable[[bytes], bytes] | None], object]  # None: remove it
 
 
 @contextmanager
@@ -48,18 +47,16 @@ def ssh(folder: Path) -> Iterator[Remote]:
 
     server = asyncio.run_coroutine_threadsafe(listen(), loop).result()
 
-    def write(name: str, content: bytes) -> None:
-        (folder / name).chmod(0o644)  # DVC makes it read-only
-        (folder / name).write_bytes(content)
+    def change(name: str, how: Callable[[bytes], bytes] | None) -> None:
+        path = folder / name
+        content = path.read_bytes()
+        path.unlink()  # DVC makes it read-only
+        if how:
+            path.write_bytes(how(content))
 
+    settings = {"user": "test", "keyfile": str(folder / "key")}
     try:
-        yield Remote(
-            f"ssh://127.0.0.1:{server.get_port()}{folder}",
-            {"user": "test", "keyfile": str(folder / "key")},
-            lambda name: (folder / name).read_bytes(),
-            write,
-            lambda name: (folder / name).unlink(),
-        )
+        yield Remote(f"ssh://127.0.0.1:{server.get_port()}{folder}", settings, change)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -77,23 +74,27 @@ def s3(folder: Path) -> Iterator[Remote]:
     keys = {key.lower(): value for key, value in KEYS.items()}
     bucket = boto3.resource("s3", "us-east-1", endpoint_url=address, **keys).Bucket("team")
     bucket.create()
+
+    def change(name: str, how: Callable[[bytes], bytes] | None) -> None:
+        stored = bucket.Object(f"results/{name}")
+        stored.put(Body=how(stored.get()["Body"].read())) if how else stored.delete()
+
     try:
-        yield Remote(
-            "s3://team/results",
-            {"endpointurl": address},
-            lambda name: bucket.Object(f"results/{name}").get()["Body"].read(),
-            lambda name, content: bucket.Object(f"results/{name}").put(Body=content),
-            lambda name: bucket.Object(f"results/{name}").delete(),
-        )
+        yield Remote("s3://team/results", {"endpointurl": address}, change)
     finally:
         server.stop()
+
+
+def flipped(content: bytes) -> bytes:
+    """Flip a bit; the size stays."""
+    return content[:-1] + bytes([content[-1] ^ 1])
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
     """The machine that has results."""
-    box = Sandbox(tmp_path_factory.mktemp("first"), 400, 100, train__hidden_units=[8])
-    box.set(train__epochs=2)
+    quick = {"train__hidden_units": [8], "train__epochs": 2}
+    box = Sandbox(tmp_path_factory.mktemp("first"), 400, 100, **quick)
     box.good("make")
     box.commit()
     return box
@@ -102,9 +103,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
 def machine(folder: Path, first: Sandbox) -> Sandbox:
     """Make a machine that has a clone and the right to use the remote."""
     box = first.clone(folder)
-    (box.folder / ".dvc/config.local").write_bytes(
-        (first.folder / ".dvc/config.local").read_bytes()
-    )
+    shutil.copy(first.folder / ".dvc/config.local", box.folder / ".dvc/config.local")
     box.environment |= KEYS
     return box
 
@@ -133,11 +132,9 @@ def test_results_come_whole_or_are_named_and_made_again(
 
         damaged = ["models/fashion_mlp.keras", "data/prepared/train_images.npy"]
         removed = "models/fashion_mlp.onnx"
-        for name in map(first.object, damaged):
-            content = bytearray(remote.read(name))
-            content[len(content) // 2] ^= 1
-            remote.write(name, bytes(content))
-        remote.remove(first.object(removed))
+        for name in damaged:
+            remote.change(first.object(name), flipped)
+        remote.change(first.object(removed), None)
 
         third = machine(tmp_path / "third", first)
         status, output = third.run("dvc pull --run-cache")

@@ -13,23 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checks.workers import Team, free_port, time_to_errors
-from tests.conftest import Data, edited, small_values
+from checks.workers import Team, first_images, free_port, time_to_error
+from tests.conftest import TRAIN, Data, edited, small_values
 
 WORKERS = ["localhost:1", "localhost:2"]
 # 249 images in batches of 60: the last one has 9, four for one worker and five for the other.
 IMAGES = 249
 EPOCHS = 20  # a kill after the first comes long before the last
+AVERAGED = {"learning_rate": 0.1, "momentum": 0.5, "use_ema": True, "ema_momentum": 0.9}
 CHANGES = {
     "train.hidden_units": [16, 8],
     "train.batch_size": 60,
     "train.epochs": EPOCHS,
-    "train.optimizer.config": {
-        "learning_rate": 0.1,
-        "momentum": 0.5,
-        "use_ema": True,
-        "ema_momentum": 0.9,
-    },
+    "train.optimizer.config": AVERAGED,
     "train.learning_rate_schedule": "cosine",
     "train.standardize": True,
     "train.dropout": 0.1,
@@ -49,13 +45,9 @@ def workers(engine: None) -> Any:
 
 @pytest.fixture
 def team(data: Data, finished_folder: Path, tmp_path: Path) -> Iterator[Team]:
-    prepared = tmp_path / "prepared"
-    prepared.mkdir()
-    for name, part in (("train", slice(IMAGES)), ("validation", slice(IMAGES, None))):
-        for kind in ("images", "labels"):
-            array = np.load(finished_folder / f"data/prepared/train_{kind}.npy")
-            np.save(prepared / f"{name}_{kind}.npy", array[part])
-    started = Team(tmp_path / "team", prepared, small_values(data, **CHANGES))
+    prepared = finished_folder / "data/prepared"
+    data_folder = first_images(prepared, tmp_path / "prepared", IMAGES, TRAIN - IMAGES)
+    started = Team(tmp_path / "team", data_folder, small_values(data, **CHANGES))
     yield started
     started.stop()
 
@@ -78,7 +70,7 @@ def test_two_workers_train_what_one_trains_and_neither_uses_the_others_checkpoin
     team.start(0)
     team.next_checkpoint()
     team.start(2, anew=False)
-    time_to_errors(team, [0], team.processes[1].kill)  # and checks the error's form
+    time_to_error(team, 0, team.processes[1].kill)  # and checks the error's form
     assert not_used in team.printed(0)
 
     shutil.copy(folder / ".run/checkpoint", team.folder / "of_two")
@@ -133,61 +125,43 @@ def config(index: Any, **jobs: Any) -> str:
     return json.dumps({"cluster": jobs, "task": {"type": "worker", "index": index}})
 
 
-def test_read_config_takes_what_tensorflow_takes(
-    workers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TF_CONFIG", config(1, worker=WORKERS))
-    assert workers.read_config() == (WORKERS, 1)
-
-
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", config(2, worker=WORKERS), config(-1, worker=WORKERS), config("0", worker=[]),
      config(0, chief=["localhost:3"], worker=WORKERS), config(0, worker=["localhost"]),
      config(0, worker=["localhost:65536"]), config(0, worker=[5001])],
 )  # fmt: skip
-def test_read_config_refuses_what_is_not_meant(
+def test_read_config_takes_what_tensorflow_takes_and_nothing_else(
     workers: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TF_CONFIG", config(1, worker=WORKERS))
+    assert workers.read_config() == (WORKERS, 1)
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=f"TF_CONFIG: expected .*, got {re.escape(text)}$"):
         workers.read_config()
 
 
-@pytest.mark.parametrize(
-    ("index", "right"), [(0, "`make`"), (1, "`python -m fashion_mlp.training.worker`")]
-)
-def test_join_sends_a_worker_to_its_command(
-    index: int, right: str, workers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TF_CONFIG", config(index, worker=WORKERS))
-    with pytest.raises(ValueError, match=f"this is worker {index} of 2: run {right}"):
-        workers.join(chief=index == 1)
-
-
-def test_join_names_workers_that_do_not_come(
+def test_join_refuses_what_can_not_meet(
     workers: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def refusal(chief: bool = True, **variables: str) -> str:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises((ValueError, RuntimeError)) as error:
+            workers.join(chief=chief)
+        return str(error.value)
+
     here, absent = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    monkeypatch.setenv("TF_CONFIG", config(0, worker=[here, absent]))
-    monkeypatch.setenv("FASHION_MLP_WAIT", "1")
-    says = re.escape(f"TF_CONFIG: worker 1 ({absent}) did not come within 1 s; ")
-    with pytest.raises(RuntimeError, match=says):
-        workers.join(chief=True)
+    first = config(0, worker=[here, absent])
+    says = "TF_CONFIG: this is worker 0 of 2: run `make`, or stage train, here"
+    assert refusal(chief=False, TF_CONFIG=first) == says
+    says = "this is worker 1 of 2: run `python -m fashion_mlp.training.worker` here"
+    assert says in refusal(TF_CONFIG=config(1, worker=[here, absent]))
+    says = "FASHION_MLP_WAIT: expected seconds, as 300, got long"
+    assert refusal(TF_CONFIG=first, FASHION_MLP_WAIT="long") == says
+    says = f"TF_CONFIG: worker 1 ({absent}) did not come within 1 s; "
+    assert refusal(FASHION_MLP_WAIT="1").startswith(says)
     assert capsys.readouterr().err == f"worker 0: waiting for worker 1 ({absent}), 1 s\n"
-
-
-def test_join_refuses_a_port_that_is_taken(workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        here = f"127.0.0.1:{taken.getsockname()[1]}"
-        monkeypatch.setenv("TF_CONFIG", config(0, worker=[here, *WORKERS[1:]]))
-        says = re.escape(f"worker 0 ({here}) can't listen at its port: Address already in use; ")
-        with pytest.raises(RuntimeError, match=says):
-            workers.join(chief=True)
-
-
-def test_join_refuses_a_wait_that_is_no_time(workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_CONFIG", config(0, worker=WORKERS))
-    monkeypatch.setenv("FASHION_MLP_WAIT", "long")
-    with pytest.raises(ValueError, match=r"^FASHION_MLP_WAIT: expected seconds, .* got long$"):
-        workers.join(chief=True)
+    with socket.create_server(("127.0.0.1", int(here.split(":")[1]))):
+        says = f"worker 0 ({here}) can't listen at its port: Address already in use; "
+        assert says in refusal()
