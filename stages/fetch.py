@@ -12,25 +12,26 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-import pooch
-from requests import RequestException
+import requests
+import urllib3
 
 from fashion_mlp.paths import RAW
-from pipeline.console import run
+from pipeline.console import progress, run
 from pipeline.params import File, Source, load_params
 
-CHUNK = 1 << 20  # bytes held at a time
+CHUNK = 1 << 16  # bytes held at a time
+LEAST_RATE = 10_000  # bytes a second; a source that is slower is given up
 APT_CONFIG = """\
 // No hook of the system's runs, nothing is written outside the scratch folder, and no more is
 // read than the list of packages.
@@ -121,7 +122,9 @@ def fetch_from(source: Source, files: Mapping[str, File], timeout: float, scratc
     """
     if source.url:
         for name, expected in files.items():
-            archive = download(source.url.rstrip("/") + f"/{name}.gz", timeout, scratch)
+            # gzip makes nothing longer by more than a thousandth and its header.
+            most = expected.bytes + expected.bytes // 1000 + 1000
+            archive = download(f"{source.url.rstrip('/')}/{name}.gz", most, timeout, scratch)
             unpack(archive, scratch / name, expected)
             archive.unlink()
         return
@@ -148,17 +151,39 @@ def find(folder: Path, name: str) -> Path:
     raise SourceError(f"has neither {name} nor {name}.gz")
 
 
-def download(url: str, timeout: float, scratch: Path) -> Path:
-    """Download one archive, with a progress bar where someone watches."""
-    pooch.get_logger().setLevel(logging.WARNING)  # it would tell everyone the archive's hash
-    downloader = pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty(), timeout=timeout, headers={"Accept-Encoding": "identity"}
-    )
+def download(url: str, most: int, timeout: float, scratch: Path) -> Path:
+    """Download one archive, with a progress bar where someone watches.
+
+    Args:
+        url: of the archive.
+        most: bytes that it may have.
+        timeout: seconds without an answer before the source is given up.
+        scratch: the folder to write to.
+
+    Raises:
+        SourceError: no whole archive came, it is too long, or it comes too slowly.
+    """
     archive = scratch / url.rsplit("/", 1)[1]
     print(f"fetch: downloading {url}", file=sys.stderr)
+    deadline = time.monotonic() + timeout + most / LEAST_RATE
     try:
-        downloader(url, str(archive), None)
-    except (RequestException, ValueError, OSError) as error:
+        with (
+            requests.get(
+                url, stream=True, timeout=timeout, headers={"Accept-Encoding": "identity"}
+            ) as answer,
+            archive.open("wb") as file,
+            progress(f"fetch {archive.name}", most, "bytes") as bar,
+        ):
+            answer.raise_for_status()
+            # As it comes: a body that says it is compressed once more is not what was asked for.
+            while block := answer.raw.read1(CHUNK, decode_content=False):
+                file.write(block)
+                bar.update(len(block))
+                if file.tell() > most:
+                    raise SourceError(f"{archive.name}: expected {most:,} bytes at most, got more")
+                if time.monotonic() > deadline:
+                    raise SourceError(f"{archive.name}: slower than {LEAST_RATE:,} bytes a second")
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise SourceError(f"{archive.name}: {_shorten(error)}") from None
     return archive
 
@@ -169,7 +194,8 @@ def _shorten(error: BaseException) -> str:
         error = error.reason  # type: ignore[attr-defined]
     if error.args and isinstance(error.args[0], BaseException):
         return _shorten(error.args[0])
-    text = " ".join(str(error).split())
+    reason = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    text = " ".join(reason.split())
     return text.split(": ", 1)[1] if text.startswith("<") and ": " in text else text
 
 
