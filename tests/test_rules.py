@@ -34,8 +34,8 @@ KEEPERS = {"checkpoint.py", "guard.py"}
 # Declared dependencies that nothing imports: programs, plugins, and stubs that mypy reads.
 PROGRAMS = {
     "cogapp", "dvc-s3", "dvc-ssh", "flask", "flask-cors", "mypy", "pytest-xdist",
-    "ruamel-yaml-clib", "ruff", "types-psutil", "types-pyyaml", "types-tabulate", "types-tqdm",
-    "uv",
+    "ruamel-yaml-clib", "ruff", "types-psutil", "types-pyyaml", "types-requests", "types-tabulate",
+    "types-tqdm", "uv",
 }  # fmt: skip
 # Modules that come with a package of another name, which pins or chooses them.
 PARTS = {"asyncssh": "dvc-ssh", "boto3": "moto", "pydantic_core": "pydantic"}
