@@ -1,19 +1,14 @@
 """README.md and the other documents: generated parts are current, what they name is there."""
 
 import re
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import make_data, small_values
-from tests.docs_cog import ROOT, run, stage_lines
-from tests.photos import encoded, photo_of
+from tests.docs_cog import ROOT, run
 
 TRACKED = set(run(ROOT, "git", "ls-files").stdout.splitlines())
 DOCUMENTS = sorted(name for name in TRACKED if name.endswith(".md"))
@@ -113,66 +108,3 @@ def test_readme_has_every_module() -> None:
     assert modules - listed == set()
     tops = {path.split("/")[0] for path in TRACKED if re.match(r"[a-z]\w+/", path)}
     assert tops - listed == set()
-
-
-def commands(text: str) -> list[str]:
-    """List the commands of a document's blocks, in their order; continued lines as one."""
-    blocks = "".join(re.findall(r"^```(?:console|)\n(.*?)^```", text, re.S | re.M))
-    return [re.sub(r"\\\n\s*", "", it) for it in re.findall(r"^\$ ((?:.*\\\n)*.*)", blocks, re.M)]
-
-
-# What the test below does not run, and why.
-NOT_RUN = {
-    r"make\b": "the Makefile's tests do, and CI",
-    r"source ": "`run` has that environment",
-    r"python -m http\.server": "serves for ever",
-    r"consumers/\.venv": "`make test-consumers` does",
-    r"nice .*dvc queue start": "`make torture` does",
-    r"dvc .*\b[a-z]{5}-[a-z]{4}\b": "an experiment that DVC gave a name by chance",
-    r"dvc (push|pull)": "needs a server, which tests/test_sharing.py has",
-    r"python -m stages": "cog runs it, and README shows what it prints",
-}
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The project in a repository of its own, with a small data set and nothing run."""
-    folder = tmp_path_factory.mktemp("docs") / "clone"
-    images = make_data(300, 100, 28, 28)
-    for name in TRACKED - {"dvc.lock"}:
-        if not name.startswith("tests/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    images.write(folder.parent / "data")
-    values = small_values(images, **{"fetch.sources": [{"folder": str(folder.parent / "data")}]})
-    values["preprocess"] = {"validation_images": 0}
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
-    run(folder, "git", "init", "--quiet", "--initial-branch", "main")
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "commit", "--quiet", "--message", "first")
-    yield folder
-
-
-def test_documented_commands_run(clone: Path) -> None:
-    """Run them all, README's first: the first of them is `dvc repro`."""
-    printed: dict[str, str] = {}
-    for name in ["README.md", *(name for name in CURRENT if name != "README.md")]:
-        run(clone, "git", "checkout", "--quiet", ".")  # parameters that `-S` has set
-        for command in commands(CURRENT[name]):
-            if any(re.match(pattern, command) for pattern in NOT_RUN):
-                continue
-            command = command.replace("10000", "100")  # there are 300 images
-            if "predict.py" in command:
-                image = np.load(clone / "data/prepared/test_images.npy")[0].reshape(28, 28)
-                (clone / "photo.png").write_bytes(encoded(photo_of(image)))
-            result = run(clone, "bash", "-c", command)
-            assert result.returncode == 0, f"{name}: {command}\n{result.stdout}{result.stderr}"
-            printed.setdefault(command, result.stdout)
-            if command == "dvc repro":
-                run(clone, "git", "commit", "--quiet", "--all", "--message", "results")
-    assert len(printed) > 8
-    lines = iter(printed["dvc repro"].splitlines())
-    for shown in stage_lines(clone):  # in this order
-        pattern = re.escape(shown).replace("…", ".*")
-        assert any(re.fullmatch(pattern, line) for line in lines), shown

@@ -97,12 +97,3 @@ def test_start_refuses_a_gpu_that_is_not_there() -> None:
         "params.yaml: train.device: expected a GPU that TensorFlow can use, found none; "
         "set it to cpu\n"
     )
-
-
-def test_start_uses_tensorflow_on_the_processor_whatever_is_set(engine: None) -> None:
-    import keras
-    import tensorflow as tf
-
-    assert keras.backend.backend() == "tensorflow"
-    assert keras.config.floatx() == "float32"
-    assert tf.config.get_visible_devices("GPU") == []

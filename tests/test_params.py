@@ -15,7 +15,7 @@ from tests.conftest import ROOT, edited, other_values, paper_values
 VALUES = paper_values()
 TEXT = yaml.safe_dump(VALUES, allow_unicode=True, sort_keys=False)
 IS_MISSING = "is missing; add it (`git show HEAD:params.yaml` has every key)"
-EXAMPLES = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def paths(values: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -63,10 +63,6 @@ def names(text: str, path: tuple[str | int, ...]) -> bool:
     return any(f"{dotted}.".startswith(f"{key}.") or key.startswith(f"{dotted}.") for key in keys)
 
 
-def test_the_committed_params_fit_the_schema() -> None:
-    load_params(ROOT / "params.yaml")
-
-
 def test_the_defaults_are_the_papers_training() -> None:
     train = Train()
     assert (train.hidden_units, train.activation) == ([800], "relu")
@@ -85,20 +81,9 @@ def test_the_defaults_are_the_papers_training() -> None:
             "train.epochs: a number, not true or false; got True",
         ),
         (
-            "train.epochs",
-            "ten",
-            "train.epochs: input should be a valid integer, unable to parse string as an integer; "
-            "got 'ten'",
-        ),
-        (
             "train.activation",
             "gelu",
             "train.activation: input should be 'relu', 'sigmoid' or 'tanh'; got 'gelu'",
-        ),
-        (
-            "train.standardize",
-            None,
-            "train.standardize: input should be a valid boolean; got None",
         ),
         (
             "train.optimizer.config.learning_rate",
@@ -116,11 +101,6 @@ def test_the_defaults_are_the_papers_training() -> None:
             "preprocess.validation_image is unknown (value 5); known here: validation_images",
         ),
         (
-            "preprocess.validation_images",
-            -5,
-            "preprocess.validation_images: input should be greater than or equal to 0; got -5",
-        ),
-        (
             "fetch.files.train-labels-idx1-ubyte.sha256",
             "beef",
             "fetch.files.train-labels-idx1-ubyte.sha256: string should match pattern "
@@ -131,7 +111,6 @@ def test_the_defaults_are_the_papers_training() -> None:
             float("nan"),
             "export.tolerance: input should be a finite number; got nan",
         ),
-        ("evaluate.language", "de", "evaluate.language: input should be 'en' or 'ru'; got 'de'"),
     ],
 )
 def test_check_params_says_key_value_and_what_is_allowed(
@@ -215,12 +194,6 @@ def test_check_params_refuses_text_that_is_no_such_number(text: str) -> None:
     assert message.endswith(f"got {text!r}")
 
 
-def test_params_cannot_be_changed() -> None:
-    params = check_params(VALUES)
-    with pytest.raises(ValueError, match="frozen"):
-        params.train.epochs = 3
-
-
 @pytest.mark.parametrize("path", KEYS, ids=lambda path: ".".join(map(str, path)))
 def test_check_params_names_a_key_that_is_missing(path: tuple[str | int, ...]) -> None:
     values = edited(VALUES, {})
@@ -283,26 +256,6 @@ def test_check_params_refuses_a_wrong_type_wherever_it_stands(
         assert names(text, path)
 
 
-@EXAMPLES
-@given(
-    path=st.sampled_from([(), *(path for path in PATHS if isinstance(look(VALUES, path), dict))]),
-    key=st.text(max_size=20) | st.integers() | st.none() | st.booleans(),
-    value=GARBAGE,
-)
-def test_check_params_refuses_a_key_that_it_does_not_know(
-    path: tuple[str | int, ...], key: Any, value: Any
-) -> None:
-    values = edited(VALUES, {})
-    place = look(values, path)
-    if key in place or path in {("gate", "tolerances"), ("train", "optimizer", "config")}:
-        return
-    place[key] = value
-    text = fault(values)
-    assert text is not None
-    assert ".".join(map(str, path)) in text
-    assert str(key) in text or repr(key) in text or path == ("fetch", "files")
-
-
 @settings(EXAMPLES, max_examples=150)
 @given(
     at=st.integers(0, len(TEXT)),
@@ -320,18 +273,6 @@ def test_load_params_of_a_mangled_file_is_right_or_refused(
         assert all(line.startswith(str(path)) for line in str(error).splitlines())
     else:
         assert isinstance(params, Params)
-
-
-@settings(EXAMPLES, max_examples=200)
-@given(content=st.binary(max_size=300))
-def test_load_params_of_any_bytes_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "params.yaml"
-    path.write_bytes(content)
-    with pytest.raises(ValueError) as error:
-        load_params(path)
-    assert str(error.value).startswith(str(path))
 
 
 BILLION_LAUGHS = "a: &a [x]\n" + "".join(
@@ -368,12 +309,6 @@ def test_load_params_of_a_malicious_file_is_refused(tmp_path: Path, text: str) -
         load_params(path)
     assert all(line.startswith(str(path)) for line in str(error.value).splitlines())
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_load_params_of_a_missing_file_names_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as error:
-        load_params(tmp_path / "params.yaml")
-    assert error.value.filename == str(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize(
