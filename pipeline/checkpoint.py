@@ -17,10 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.environment import ROOT
 from pipeline.files import replacing, sha256
 from pipeline.guard import PIPELINE, read_stage
 
-ROOT = Path(__file__).resolve().parent.parent
 DIGEST_BYTES = 32  # of SHA-256, in front of the rest
 
 History = dict[str, list[float]]
@@ -29,7 +29,7 @@ History = dict[str, list[float]]
 def identity(params: Mapping[str, Any], workers: int) -> dict[str, str]:
     """Describe all that the result of a training run depends on.
 
-    Data and code are what dvc.yaml lists for stage train.
+    Data, in the current folder, and code are what dvc.yaml lists for stage train.
 
     Args:
         params: the section `train` of params.yaml.
@@ -95,7 +95,7 @@ class Checkpoint:
         """Write it anew.
 
         Args:
-            history: a list of values, one an epoch, by metric.
+            history: a list of values, one per epoch, by metric.
             content: what the next epoch starts from.
         """
         self.history, self.content = history, content

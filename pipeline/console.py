@@ -22,6 +22,8 @@ EXPECTED = (OSError, ValueError, RuntimeError, MemoryError, yaml.YAMLError)
 REMEDIES = {
     errno.ENOSPC: "free some space, then run `make` again",
     errno.EDQUOT: "free some space, then run `make` again",
+    errno.ENOENT: "`make` makes what is missing",
+    errno.EACCES: "make it readable and writable for you, then run `make` again",
     errno.EROFS: "make it writable, then run `make` again",
     errno.EEXIST: "a file lies where a folder should be: move it, then run `make` again",
     errno.ENOTDIR: "a file lies where a folder should be: move it, then run `make` again",

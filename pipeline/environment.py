@@ -2,7 +2,7 @@
 
 Libraries read dozens of variables (XLA_FLAGS, TF_DETERMINISTIC_OPS, KERAS_MAX_EPOCHS,
 OMP_NUM_THREADS, LD_PRELOAD, ...), and many of them change a result, which dvc.lock would not know.
-Not the known ones are removed, but all that are not known to be harmless.
+So this is an allowlist: everything that is not known to be harmless is removed.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; rename it to `path` if all went well.
 
-    The rename is atomic (POSIX rename(2)), so a reader sees the old file or the new one, and a
-    failure in between leaves the old one and nothing else.
+    The rename is atomic (POSIX rename(2)), so a reader sees the old file or the new one. An
+    error leaves the old file alone; after SIGKILL, guard.sweep removes the temporary one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(

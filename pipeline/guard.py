@@ -29,7 +29,7 @@ LOCK = Path("dvc.lock")
 # What a run leaves for the next one, and nobody else: not DVC's, not git's.
 STATE = Path(".run")
 ALONE = STATE / "lock"
-BY_HAND = STATE / "by_hand.json"  # MD5 of what stages wrote that DVC did not start
+BY_HAND = STATE / "by_hand.json"  # what stages wrote that DVC did not start
 ORPHAN_SECONDS = 0.5  # between looks at whether DVC still lives
 
 
@@ -63,10 +63,11 @@ def guarded(name: str) -> Iterator[None]:
         yield
         return
     end_with_dvc()
+    imported = hashes(stage)  # before waiting for others: this process has its code already
     with alone(name):
-        sweep(stage.outs)
+        sweep([*stage.outs, STATE / "checkpoint", BY_HAND])
         verify(stage.deps)
-        before = used(stage)
+        before = used(stage) | imported
         yield
         after = used(stage)
         if changed := [key for key in before if before[key] != after[key]]:
@@ -155,11 +156,14 @@ def verify(paths: list[Path]) -> None:
         OSError: a file can't be read.
     """
     expected, by_hand = recorded(), recorded_by_hand()
-    for path in paths:
-        good = {expected.get(str(path)), by_hand.get(str(path))}
-        if str(path) in expected and md5(path) not in good:
+    for path in map(str, paths):
+        if path not in expected:
+            continue
+        got = md5(Path(path))
+        # What was written by hand counts until dvc.lock records something newer.
+        if got != expected[path] and by_hand.get(path) != [got, expected[path]]:
             raise ValueError(
-                f"{path}: damaged: expected MD5 {expected[str(path)]} (dvc.lock), got {md5(path)}; "
+                f"{path}: damaged: expected MD5 {expected[path]} (dvc.lock), got {got}; "
                 f"`make heal` removes what is damaged, in DVC's cache too, and makes it again"
             )
 
@@ -178,19 +182,21 @@ def recorded() -> dict[str, str]:
 
 
 def record(outs: list[Path]) -> None:
-    """Note the MD5 of what a stage wrote that DVC did not start, as DVC does in dvc.lock."""
-    known = recorded_by_hand() | {str(path): md5(path) for path in outs if path.is_file()}
+    """Note the MD5 of what a stage wrote that DVC did not start, beside what dvc.lock has."""
+    expected = recorded()
+    written = {str(path): [md5(path), expected.get(str(path))] for path in outs if path.is_file()}
+    known = recorded_by_hand() | written
     with replacing(BY_HAND) as temporary:
         temporary.write_text(json.dumps(known), encoding="utf-8")
 
 
-def recorded_by_hand() -> dict[str, str]:
+def recorded_by_hand() -> dict[str, list[str | None]]:
     """Read what `record` noted."""
     try:
-        known: dict[str, str] = json.loads(BY_HAND.read_text(encoding="utf-8"))
+        known = json.loads(BY_HAND.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return known
+    return known if isinstance(known, dict) else {}
 
 
 def used(stage: Stage) -> dict[str, Any]:
@@ -202,4 +208,9 @@ def used(stage: Stage) -> dict[str, Any]:
         for key in section.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         values[f"{PARAMS_FILE}: {section}"] = value
-    return values | {str(path): md5(path) for path in stage.code}
+    return values | hashes(stage)
+
+
+def hashes(stage: Stage) -> dict[str, str]:
+    """Hash a stage's modules, by path."""
+    return {str(path): md5(path) for path in stage.code}

@@ -52,49 +52,38 @@ def measure(
         precision, recall and f1.
     """
     # Here, as it takes a second: the stage's module is imported twice (pipeline/environment.py).
-    from sklearn.metrics import accuracy_score, classification_report, top_k_accuracy_score
+    from sklearn.metrics import (
+        accuracy_score,
+        precision_recall_fscore_support,
+        top_k_accuracy_score,
+    )
 
     labels, predicted = one_hot.argmax(axis=1), probabilities.argmax(axis=1)
     numbers = range(len(names))
-    report = classification_report(
-        labels, predicted, labels=numbers, target_names=names, output_dict=True, zero_division=0.0
-    )
     metrics: dict[str, Any] = {
         "test_accuracy": accuracy_score(labels, predicted),
         "test_top2_accuracy": top_k_accuracy_score(labels, probabilities, k=2, labels=numbers)
         if len(names) > 2
         else 1.0,
-        "expected_calibration_error": expected_calibration_error(probabilities, labels, bins),
+        "expected_calibration_error": calibration(probabilities, labels, bins).error,
     }
     metrics = {key: round(float(value), DIGITS) for key, value in metrics.items()}
+    by_class = precision_recall_fscore_support(labels, predicted, labels=numbers, zero_division=0.0)
     metrics["per_class"] = {
         name: {
-            "precision": round(report[name]["precision"], DIGITS),
-            "recall": round(report[name]["recall"], DIGITS),
-            "f1": round(report[name]["f1-score"], DIGITS),
+            key: round(float(value), DIGITS)
+            for key, value in zip(("precision", "recall", "f1"), values, strict=True)
         }
-        for name in names
+        for name, *values in zip(names, *by_class[:3], strict=True)
     }
     return metrics
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> float:
-    """Mean distance between how sure the network is and how often it is right.
-
-    Images are put into bins of equal width by the probability of the class that the network
-    names; each bin's |accuracy - mean probability| counts by its number of images.
-    Source: Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv:1706.04599), eq. 3.
-
-    Args:
-        probabilities: float32 (n, classes).
-        labels: class numbers (n,).
-        bins: how many.
-    """
-    return calibration(probabilities, labels, bins).error
-
-
 def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> charts.Bins:
     """Put images into bins of equal width by how sure the network is of its answer.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv:1706.04599), whose
+    equation 3, the expected calibration error, is the bins' `error`.
 
     Args:
         probabilities: float32 (n, classes).
@@ -210,13 +199,15 @@ def draw_network(params: Params, network: keras.Model, train: Split, shown: np.n
         shown: probabilities of training image 0 and of those in `evaluate.examples`, float32
             (1 + n, classes).
     """
+    from fashion_mlp.network.model import layers_of
+
     language, names = params.evaluate.language, shown_names(params)
     papers = paper.IMAGE_0 if params.dataset.name == paper.DATASET else {}
     first = select(train, [0], shown[:1], params)
     charts.first_image(PICTURES / "first_image.png", language, first, names, papers)
     examples = select(train, params.evaluate.examples, shown[1:], params)
     grids.answers(PICTURES / "examples.png", language, examples, names)
-    kernels = [layer.get_weights()[0] for layer in network.layers]
+    kernels = [layer.kernel for layer in layers_of(network)]
     path, shape = PICTURES / "hidden_units.png", params.dataset.image_shape
     grids.hidden_units(path, language, kernels, shape, names)
 

@@ -1,8 +1,8 @@
 """export: the network as ONNX files, proven equal to the Keras model before they are written.
 
 reads   models/fashion_mlp.keras, data/prepared/{train,test}_{images,labels}.npy
-writes  models/fashion_mlp.onnx         image float32 [N,784] -> probabilities float32 [N,10]
-        models/fashion_mlp_uint8.onnx   the same with the preprocessing inside: image uint8 [N,784]
+writes  models/fashion_mlp.onnx         float32 [N,pixels] -> probabilities float32 [N,classes]
+        models/fashion_mlp_uint8.onnx   the same with the preprocessing inside: uint8 [N,pixels]
         models/labels.json              class names and image shape, for runtimes without metadata
         models/test_data_set_0/         an input and its output, in ONNX's backend-test layout
         metrics/export.json             what was compared, and on how many images it held

@@ -10,6 +10,7 @@ copy comes over plain http, which the hash makes safe.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
@@ -31,6 +32,7 @@ from pipeline.console import progress, run
 from pipeline.params import File, Source, load_params
 
 CHUNK = 1 << 16  # bytes held at a time
+OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # faults of this machine, not of a source
 LEAST_RATE = 10_000  # bytes a second; a source that is slower is given up
 APT_CONFIG = """\
 // No hook of the system's runs, nothing is written outside the scratch folder, and no more is
@@ -134,7 +136,7 @@ def fetch_from(source: Source, files: Mapping[str, File], timeout: float, scratc
             raise SourceError("the variable is not set")
     elif source.debian_package:
         package = download_debian_package(source.debian_package, timeout, scratch)
-        folder = str(package) + str(source.folder)
+        folder = str(package / str(source.folder).lstrip("/"))
     else:
         folder = str(source.folder)
     for name, expected in files.items():
@@ -143,11 +145,14 @@ def fetch_from(source: Source, files: Mapping[str, File], timeout: float, scratc
 
 def find(folder: Path, name: str) -> Path:
     """Find a file in a local folder, as it is or compressed."""
-    if not folder.is_dir():
-        raise SourceError("not installed" if not folder.exists() else "not a folder")
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
+    try:
+        if not folder.is_dir():
+            raise SourceError("not a folder" if folder.exists() else "not installed")
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                return path
+    except OSError as error:
+        raise SourceError(f"{folder}: {error.strerror}") from None
     raise SourceError(f"has neither {name} nor {name}.gz")
 
 
@@ -184,6 +189,8 @@ def download(url: str, most: int, timeout: float, scratch: Path) -> Path:
                 if time.monotonic() > deadline:
                     raise SourceError(f"{archive.name}: slower than {LEAST_RATE:,} bytes a second")
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in OURS:
+            raise
         raise SourceError(f"{archive.name}: {_shorten(error)}") from None
     return archive
 

@@ -55,6 +55,8 @@ def prepare(
         OSError: a file can't be read or written.
     """
     train, test = (read_headers(raw, source, image_shape) for source in ("train", "t10k"))
+    if not test.shape[0]:
+        raise ValueError(f"{raw}: the test set has no image; check fetch.files")
     train_images = train.shape[0] - validation_images
     if train_images < 1:
         raise ValueError(

@@ -80,7 +80,7 @@ def is_current(venv: Path, lock: Path) -> bool:
     wanted = os.environ.get("PYTHON")
     if wanted and venv == VENV:
         version = probe(wanted)
-        return not isinstance(version, tuple) or found["python"] == "{}.{}".format(*version[:2])
+        return isinstance(version, tuple) and found["python"] == "{}.{}".format(*version[:2])
     if venv != VENV:
         return found["python"] == stamp(VENV, Path("requirements.lock"))["python"]
     return True

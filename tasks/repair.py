@@ -63,7 +63,8 @@ def is_dvc(pid: int) -> bool:
     """
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and "dvc" in " ".join(process.cmdline())
+        programs = {Path(part).name for part in process.cmdline()}  # of `dvc` or `python -m dvc`
+        return process.status() != psutil.STATUS_ZOMBIE and "dvc" in programs
     except psutil.AccessDenied:
         return True  # somebody else's: it lives
     except psutil.Error:

@@ -136,7 +136,7 @@ def recipe() -> int:
         # Stages see their own folder: a data folder named by a relative path is still this one's.
         folders = {
             key: os.path.realpath(value)
-            for key, value in os.environ.items()
+            for key, value in clean().items()
             if key.endswith("_DIR") and Path(value).is_dir()
         }
         env = clean(**{**folders, "DVC_SITE_CACHE_DIR": str(clone / DATABASES)})

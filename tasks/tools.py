@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from tasks.environment import ensure
-from tasks.processes import VENV, call, say
+from tasks.processes import VENV, alone, call, say
 
 NPM_CI = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
 # Headers of onnxruntime for C, as an npm package has them.
@@ -140,8 +140,8 @@ def lock() -> int:
 
 def clean_up() -> int:
     """Remove environments and caches of tools; data, models and DVC's cache stay."""
-    for pattern in CACHES:
-        for path in Path().glob(pattern):
+    with alone():
+        for path in (path for pattern in CACHES for path in Path().glob(pattern)):
             if path.is_symlink():
                 path.unlink()
             else:

@@ -43,7 +43,10 @@ def run(
     ("body", "line"),
     [
         ("raise ValueError('file: expected 3, got 4')", "file: expected 3, got 4"),
-        ("Path('missing').read_text()", "missing: No such file or directory"),
+        (
+            "Path('missing').read_text()",
+            "missing: No such file or directory; `make` makes what is missing",
+        ),
         ("raise MemoryError", "out of memory: free some, or lower the batch size"),
         ("raise MemoryError('1 TiB')", "out of memory: 1 TiB"),
     ],

@@ -1,5 +1,6 @@
 """What holds while a stage runs."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,12 @@ def test_guarded_takes_what_a_stage_run_by_hand_wrote_but_not_its_damage(project
     with guarded("train"):
         pass
     Path("data").write_bytes(b"new, with other parameterz")
+    with pytest.raises(ValueError, match="data: damaged"):
+        guarded("train").__enter__()
+    Path("data").write_bytes(b"new, with other parameters")
+    lock = Path("dvc.lock").read_text()
+    (recorded,) = re.findall(r"[0-9a-f]{32}", lock)[:1]
+    Path("dvc.lock").write_text(lock.replace(recorded, 32 * "a"))  # DVC has run the stage since
     with pytest.raises(ValueError, match="data: damaged"):
         guarded("train").__enter__()
 

@@ -356,3 +356,14 @@ def test_a_preset_says_what_differs_from_the_papers_training() -> None:
         train = yaml.safe_load(path.read_text(encoding="utf-8"))["train"]
         check_params(edited(VALUES, {"train": paper | train}))
         assert not [key for key, value in train.items() if paper[key] == value], path.name
+
+
+def test_dvc_changes_one_line_of_the_committed_file(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes((ROOT / "params.yaml").read_bytes())
+    before = path.read_text(encoding="utf-8").splitlines()
+    apply_overrides(path, [f"train.seed={load_params(path).train.seed + 1}"])
+    after = path.read_text(encoding="utf-8").splitlines()
+    assert [pair for pair in zip(before, after, strict=True) if len(set(pair)) > 1] == [
+        pair for pair in zip(before, after, strict=True) if "seed: " in pair[0]
+    ]

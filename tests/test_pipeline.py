@@ -297,6 +297,7 @@ def test_documented_commands_run(clone: Clone) -> None:
                 image = np.load(clone.folder / "data/prepared/test_images.npy")[0]
                 (clone.folder / "photo.png").write_bytes(encoded(photo_of(image.reshape(28, 28))))
             printed[command] = clone.do("bash", "-c", command)
+            (clone.folder / "photo.png").unlink(missing_ok=True)
         clone.restore()  # parameters that `-S` has set
     assert len(printed) > 8
     assert all(stage in printed["dvc dag"] for stage in STAGES)

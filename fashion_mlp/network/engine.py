@@ -27,7 +27,7 @@ XLA_FLAGS = (
     "--xla_cpu_max_isa=AVX2",
 )
 
-# What Keras imports if it is there, for wrappers and pictures that nothing here uses: a second.
+# Optional imports of Keras that nothing here uses; skipping them saves a second.
 UNUSED = ("matplotlib", "sklearn")
 
 # Options of glibc's mallopt, from malloc.h, with what they are set to.

@@ -88,7 +88,7 @@ def predict(network: keras.Model, images: np.ndarray, batch_size: int = BATCH_SI
     Args:
         network: maps float32 (n, pixels) to float32 (n, classes).
         images: float32 (n, pixels).
-        batch_size: images a call.
+        batch_size: images per call.
 
     Returns:
         Probabilities, float32 (n, classes).

@@ -82,7 +82,8 @@ def gather(
         what = f"{split} image"
         used.append(check_inside("Keras", answers[split], reference[split], what, tolerance))
         done(len(array))
-    for batch_size in batch_sizes:  # on the last split
+    split, array = list(images.items())[-1]
+    for batch_size in batch_sizes:
         usual = batch_size == BATCH_SIZE
         again = answers[split] if usual else predict(array, batch_size)
         what = f"at batch size {batch_size}, {split} image"

@@ -93,7 +93,7 @@ class Candidate:
         Args:
             images: by split, float32 (n, pixels); the same ones at every call.
             split: which of them.
-            batch_size: images a call of onnxruntime.
+            batch_size: images per call of onnxruntime.
 
         Raises:
             ValueError: onnxruntime does not take the model, or can't run it.

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 # The first layer's sizes |x| |W| are summed in float32, and the reference itself rounds (in
-# float64): both together move the bound by less than this factor.
+# float64): both together move the bound by less than this factor (of a layer with more than
+# 8,192 inputs, see `_bounds`).
 SLACK = 1.0 + 2.0**-10
 TINY = 2.0**-126  # the smallest normal float32
 LARGEST = float(np.finfo(np.float32).max)
@@ -107,12 +108,13 @@ def _bounds(layers: Sequence[Layer], images: np.ndarray) -> Bounds:
     with np.errstate(over="ignore", invalid="ignore"):  # some edge-case inputs overflow
         for number, layer in enumerate(layers):
             kernel, bias = layer.kernel.astype(np.float64), layer.bias.astype(np.float64)
+            slack = max(SLACK, 1.0 + 2.0 * len(kernel) * UNIT_ROUNDOFF)
             terms = 1 + np.count_nonzero(largest, axis=1, keepdims=True)
             size = largest @ np.abs(layer.kernel) + np.abs(layer.bias)
             overflows |= ~(size.max(axis=1) < LARGEST)
             values = values @ kernel + bias
             inherited = error @ np.abs(kernel) if number else 0.0
-            error = inherited + _gamma(terms) * size + terms * TINY
+            error = inherited + _gamma(terms, slack) * size + terms * TINY
             if layer is layers[-1]:
                 break
             activation = ACTIVATIONS[layer.activation]
@@ -125,9 +127,9 @@ def _bounds(layers: Sequence[Layer], images: np.ndarray) -> Bounds:
         return Bounds(_softmax(values), low, high)
 
 
-def _gamma(terms: np.ndarray) -> np.ndarray:
+def _gamma(terms: np.ndarray, slack: float = SLACK) -> np.ndarray:
     """Give the largest relative error of a sum of so many products."""
-    product = terms * (UNIT_ROUNDOFF * SLACK)
+    product = terms * (UNIT_ROUNDOFF * slack)
     gamma: np.ndarray = product / (1.0 - product)
     return gamma
 

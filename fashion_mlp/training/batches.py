@@ -39,8 +39,8 @@ def shuffled_batches(
 ) -> Iterator[np.ndarray]:
     """Yield the image numbers of an epoch: each image once, in an order of the epoch's own.
 
-    All have `steps_per_execution` full batches, but for fewer full batches and a last batch that
-    is not full, where the numbers do not divide.
+    Each block has `steps_per_execution` full batches; the last of them may have fewer, and an
+    incomplete last batch is a block of its own.
 
     Yields:
         int32 (batches, batch size).

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -65,39 +65,19 @@ def fit(
         on_epoch: called after each epoch with its metrics.
 
     Returns:
-        The trained layers, and a list of values, one an epoch, by metric: loss, accuracy and,
+        The trained layers, and a list of values, one per epoch, by metric: loss, accuracy and,
         where there are validation images, validation_loss and validation_accuracy.
 
     Raises:
-        ValueError: the optimizer's configuration is wrong, the loss is no number any more, or
-            workers do not agree.
+        ValueError: the optimizer's configuration is wrong, training diverged, or workers do not
+            agree.
         RuntimeError: a worker is gone.
     """
-    keras.utils.set_random_seed(params.seed)
-    classes = split.labels.shape[1]
-    shape = (split.images.shape[1], params.hidden_units, params.activation, classes)
-    moments = pixel_moments(split.images) if params.standardize else None
-    model = build_training_model(*shape, params.precision, moments)
-    steps = steps_per_epoch(len(split.images), params.batch_size)
-    optimizer = make_optimizer(
-        params.optimizer.class_name,
-        params.optimizer.config.model_dump(),
-        params.learning_rate_schedule,
-        params.epochs * steps,
-    )
-    optimizer.build(model.trainable_variables)
-    step = TrainingStep(
-        model,
-        optimizer,
-        params,
-        Augmentation(
-            params.seed, image_shape, params.random_flip, params.random_affine, params.mixup
-        ),
-        workers,
-    )
-    network = build_network(*shape)
-    history: History = {}
+    step = prepare(params, split, image_shape, workers)
+    model, optimizer = step.model, step.optimizer
+    network = build_network(*network_shape(params, split))
     variables = [*model.trainable_variables, *optimizer.variables]
+    history: History = {}
     if checkpoint:
         history = {key: list(values) for key, values in checkpoint.history.items()}
         restore(variables, checkpoint.content)
@@ -108,12 +88,8 @@ def fit(
             done = share_state(workers, variables, done)
         while done < params.epochs:
             logs = step.run_epoch(split, params, done)
-            if not math.isfinite(logs["loss"]):
-                raise ValueError(
-                    f"epoch {done + 1}: the loss is {logs['loss']}; nothing was written; lower "
-                    f"train.optimizer.config.learning_rate ({optimizer.learning_rate.numpy():g})"
-                )
             layers = averaged_layers(model, optimizer)
+            check_finite(logs["loss"], layers, done + 1)
             if len(validation.images):
                 set_layers(network, layers)
                 logs |= measure(network, params.loss, validation)
@@ -127,6 +103,43 @@ def fit(
         if workers:
             workers.check_weights([array for layer in layers for array in layer[:2]])
     return layers, history
+
+
+def network_shape(params: Train, split: Split) -> tuple[int, list[int], str, int]:
+    """List what `build_network` takes: pixels, hidden units, activation, classes."""
+    classes = split.labels.shape[1]
+    return split.images.shape[1], params.hidden_units, params.activation, classes
+
+
+def prepare(
+    params: Train, split: Split, image_shape: tuple[int, int], workers: Workers | None
+) -> TrainingStep:
+    """Build the model and its optimizer, with their first weights; see `fit`."""
+    keras.utils.set_random_seed(params.seed)
+    moments = pixel_moments(split.images) if params.standardize else None
+    model = build_training_model(*network_shape(params, split), params.precision, moments)
+    optimizer = make_optimizer(
+        params.optimizer.class_name,
+        params.optimizer.config.model_dump(),
+        params.learning_rate_schedule,
+        params.epochs * steps_per_epoch(len(split.images), params.batch_size),
+    )
+    optimizer.build(model.trainable_variables)
+    augmentation = Augmentation(
+        params.seed, image_shape, params.random_flip, params.random_affine, params.mixup
+    )
+    return TrainingStep(model, optimizer, params, augmentation, workers)
+
+
+def check_finite(loss: float, layers: Sequence[Layer], epoch: int) -> None:
+    """Check that training has not diverged; the loss is of the weights before the last step."""
+    finite = all(np.isfinite(array).all() for layer in layers for array in layer[:2])
+    if not (math.isfinite(loss) and finite):
+        raise ValueError(
+            f"epoch {epoch}: training diverged (loss {loss}, weights "
+            f"{'finite' if finite else 'not finite'}); nothing was written; lower "
+            f"train.optimizer.config.learning_rate"
+        )
 
 
 class TrainingStep:
@@ -167,8 +180,11 @@ class TrainingStep:
         step = epoch * steps_per_epoch(count, params.batch_size)
         batching = (count, params.batch_size, params.steps_per_execution)
         for batches in shuffled_batches(*batching, params.seed, epoch):
-            data, numbers = (self.resident, batches) if resident else read(split, batches)
-            self.run(*data, tf.constant(numbers), tf.constant(step, tf.int64))
+            data, numbers = (self.resident, batches) if resident else read_batches(split, batches)
+            try:
+                self.run(*data, tf.constant(numbers), tf.constant(step, tf.int64))
+            except tf.errors.ResourceExhaustedError:
+                raise MemoryError("lower train.batch_size or train.steps_per_execution") from None
             step += len(batches)
         sums = self.workers.sum([self.sums])[0] if self.workers else self.sums
         loss, accuracy = sums.numpy() / np.float32(count)
@@ -230,7 +246,7 @@ class TrainingStep:
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
 
-def read(split: Split, batches: np.ndarray) -> tuple[Split, np.ndarray]:
+def read_batches(split: Split, batches: np.ndarray) -> tuple[Split, np.ndarray]:
     """Read the images of some batches alone, and number them anew."""
     numbers = np.arange(batches.size, dtype=np.int32).reshape(batches.shape)
     return Split(*(tf.constant(array[batches.ravel()]) for array in split)), numbers
@@ -238,12 +254,14 @@ def read(split: Split, batches: np.ndarray) -> tuple[Split, np.ndarray]:
 
 def restore(variables: list[tf.Variable], content: bytes) -> None:
     """Give variables the values that a checkpoint holds, one after the other."""
+    if not content:
+        return  # nothing to resume
     first = 0
-    for variable in variables if content else []:  # empty: the training starts
-        value = variable.numpy()
-        read = np.frombuffer(content, value.dtype, value.size, first).reshape(value.shape)
-        variable.assign(read)
-        first += value.nbytes
+    for variable in variables:
+        old = variable.numpy()
+        saved = np.frombuffer(content, old.dtype, old.size, first)
+        variable.assign(saved.reshape(old.shape))
+        first += old.nbytes
 
 
 def share_state(workers: Workers, variables: list[tf.Variable], done: int) -> int:

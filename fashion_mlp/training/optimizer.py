@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ def make_optimizer(
     Args:
         class_name: of keras.optimizers.
         config: what its constructor takes; `learning_rate` is a number.
-        schedule: constant, or cosine: the learning rate falls to 0 at the last step.
+        schedule: constant, or cosine: the learning rate decays towards 0 over the whole training.
         steps: of the whole training, for a schedule.
 
     Raises:
@@ -64,7 +65,9 @@ def _fits(value: Any, default: Any) -> bool:
         return isinstance(default, bool) and isinstance(value, bool)
     if default is None and isinstance(value, list):
         return all(isinstance(name, str) for name in value)
-    return isinstance(value, int | float) or (default is None and value is None)
+    if isinstance(value, int | float):
+        return math.isfinite(value)
+    return default is None and value is None
 
 
 def optimizers() -> dict[str, type[keras.optimizers.Optimizer]]:

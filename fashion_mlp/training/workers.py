@@ -27,8 +27,8 @@ import tensorflow as tf
 TF_CONFIG, WAIT = "TF_CONFIG", "FASHION_MLP_WAIT"
 WAIT_SECONDS = "300"  # for workers that are not there yet, where FASHION_MLP_WAIT says nothing
 POLL_SECONDS = 0.25
-# How long a worker waits, while training, for another that lives but sends nothing, or for the
-# chief's validation. TensorFlow notices a killed or disconnected one sooner (docs/workers.md).
+# How long a worker waits for one that is alive but silent, as the chief is while it writes a
+# checkpoint. TensorFlow notices a killed or disconnected one sooner (docs/workers.md).
 HUNG_SECONDS = 45.0
 
 
@@ -42,8 +42,8 @@ def read_config() -> tuple[list[str], int]:
     with suppress(ValueError, KeyError, TypeError, AttributeError):
         config = json.loads(text)
         workers, number = config["cluster"]["worker"], config["task"]["index"]
-        formed = all(host and 0 <= port < 2**16 for host, port in map(_address, workers))
-        if formed and [*config["cluster"]] == ["worker"] and 0 <= number < len(workers):
+        formed = all(host and 0 < port < 2**16 for host, port in map(_address, workers))
+        if formed and [*config["cluster"]] == ["worker"] and number in range(len(workers)):
             return workers, number
     raise ValueError(
         'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
@@ -181,7 +181,7 @@ def join(chief: bool) -> Workers:
         ) from None
     finally:
         faulthandler.cancel_dump_traceback_later()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow notes it, and goes on
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow's handler only records it
     return Workers(addresses, number, strategy)
 
 
