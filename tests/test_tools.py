@@ -43,7 +43,7 @@ def test_clean_removes_environments_and_leaves_results(
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_dir()}
     assert left == {
         "elsewhere", "elsewhere/kept", "consumers", "consumers/node", "data", "data/raw",
-        "models", ".dvc", ".dvc/cache",
+        "models", ".dvc", ".dvc/cache", ".run",
     }  # fmt: skip
 
 
