@@ -324,7 +324,7 @@ def test_main_that_ends_in_no_number_keeps_the_old_model(work: Path, data: Data)
     values = small_values(data, **{"train.optimizer.config.learning_rate": 1e30})
     Path("params.yaml").write_text(yaml.safe_dump(values))
     before = snapshot(work)
-    says = r"^epoch 1: training diverged \(loss (nan|inf), .*lower train.optimizer.config.learning_rate$"
+    says = r"^epoch 1: training diverged \(loss (nan|inf), .*lower train.optimizer.config"
     with pytest.raises(ValueError, match=says):
         stage.main()
     assert snapshot(work) == before
