@@ -80,9 +80,16 @@ def databases() -> Iterator[Damage]:
 
 def texts(cache: Path) -> Iterator[Damage]:
     """Find files of DVC's own that are not what it writes: dvc.lock, entries of the run cache."""
+    from dvc.exceptions import DvcException
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from dvc.utils.strictyaml import validate
+
     try:
-        outputs_of()
-    except UNREADABLE:
+        if LOCK.exists():
+            text = LOCK.read_text(encoding="utf-8")
+            validate(yaml.safe_load(text), COMPILED_LOCKFILE_SCHEMA, text=text, path=str(LOCK))
+            outputs_of()
+    except (*UNREADABLE, DvcException):
         yield Damage(LOCK, "not what DVC writes")
     for path in (cache / "runs").glob("*/*/*"):
         try:

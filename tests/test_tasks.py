@@ -94,6 +94,11 @@ def folder(path: Path) -> None:
     path.mkdir(parents=True)
 
 
+def misspell(path: Path) -> None:
+    """Change one bit of a key."""
+    path.write_bytes(path.read_bytes().replace(b"outs:", b"ouus:", 1))
+
+
 DATABASES = ".run/dvc/repo/*/*/**/cache.db"
 # One at a time they were tried as well, as each file of .dvc and .run was; together they cost less.
 STATES = {
@@ -103,6 +108,7 @@ STATES = {
          ".run/verified.json"),
     ),
     "an empty dvc.lock": (empty, ("dvc.lock",)),
+    "a bit of dvc.lock": (misspell, ("dvc.lock",)),
     "folders": (
         folder,
         (".dvc/tmp/rwlock", ".dvc/tmp/rwlock.lock", "dvc.lock", DATABASES, ".run/lock",
