@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from pipeline.params import Train, load_params
 from tests.docs_cog import ROOT, run
 
 TRACKED = set(run(ROOT, "git", "ls-files").stdout.splitlines())
@@ -33,9 +34,12 @@ OUTPUTS = {
 
 
 def test_what_cog_writes_is_current() -> None:
-    result = run(ROOT, sys.executable, "-m", "cogapp", "--check", "--diff", *DOCUMENTS)
+    # README shows the paper's run: it stays as it is where another configuration is committed.
+    of_the_paper = load_params(ROOT / "params.yaml").train == Train()
+    documents = [name for name in DOCUMENTS if of_the_paper or name != "README.md"]
+    result = run(ROOT, sys.executable, "-m", "cogapp", "--check", "--diff", *documents)
     assert result.returncode == 0, (
-        f"{result.stdout}{result.stderr}\nrun `python -m cogapp -r {' '.join(DOCUMENTS)}`"
+        f"{result.stdout}{result.stderr}\nrun `python -m cogapp -r {' '.join(documents)}`"
     )
 
 

@@ -152,8 +152,9 @@ def test_make_goes_on_after_dvc_was_killed_and_nobody_reaped_it(tiny: Tiny) -> N
 
 def test_a_living_process_counts_as_dvc_by_its_command() -> None:
     for argument, expected in (("/usr/bin/dvc", True), ("/home/dvc/script", False)):
-        command = [sys.executable, "-c", "input()", argument]
-        with subprocess.Popen(command, stdin=subprocess.PIPE) as living:
+        command = [sys.executable, "-c", "print(flush=True); input()", argument]
+        with subprocess.Popen(command, stdin=-1, stdout=-1) as living:
+            assert living.stdout and living.stdout.readline() == b"\n"  # it has begun
             assert is_dvc(living.pid) is expected
         assert not is_dvc(living.pid)
 
