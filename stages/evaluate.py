@@ -248,13 +248,12 @@ def draw_metrics(
 
 def shown_names(params: Params) -> list[str]:
     """Take the class names in the language of the pictures."""
-    names: list[str] = getattr(params.dataset.class_names, params.evaluate.language)
-    return names
+    return params.dataset.names(params.evaluate.language)
 
 
 def main() -> None:
     params = load_params()
-    names = params.dataset.class_names.en
+    names = params.dataset.names()
     test = load_split("test", params.dataset.pixels, params.dataset.classes)
     train = load_split("train", params.dataset.pixels, params.dataset.classes)
     # Image 0 is what the paper's figure 9 shows; the others are figure 11's.

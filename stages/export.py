@@ -190,7 +190,7 @@ def main() -> None:
     say(f"uint8: bytes in, the same bits out on {metrics['uint8_bit_identical']:,} images")
     write_test_data(TEST_DATA, images["test"], evidence.bounds["test"].probabilities)
     header = ["split", "image", "class", "next_class", "probability_gap"]
-    write_csv(UNCERTIFIED, header, uncertified_rows(evidence, params.dataset.class_names.en))
+    write_csv(UNCERTIFIED, header, uncertified_rows(evidence, params.dataset.names()))
     write_json(LABELS, labels(params.dataset))
     for path, content in files.items():
         with replacing(path) as temporary:

@@ -76,6 +76,7 @@ TASKS = {
     "repro": repro,
     "heal": heal,
     "recipe": recipe,
+    "dataset": tools.dataset,
     "page": tools.page,
     "test-web": tools.test_web,
     "apt": tools.apt,
