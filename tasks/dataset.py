@@ -39,7 +39,6 @@ SPLITS = {"train": "train", "test": "t10k"}  # a folder of FOLDER, and what its 
 TEST_SHARE = 5  # one in so many becomes a test image
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}
 EXAMPLES = 4  # training images that the pictures show
-STEPS = 2000  # of training; with fewer, the paper's learning rate hardly gets anywhere
 
 
 class Picture(NamedTuple):
@@ -244,23 +243,15 @@ def make(folder: Path, name: str, shape: tuple[int, int], photos: str) -> list[s
     values = params_for(load_yaml(str(PARAMS_FILE)), name, labels, files, shape, photos)
     check_params(values, printable(folder))
     write(files, values)
-    return [*found.notes, *summary(name, pictures, labels, values["train"])]
+    return [*found.notes, *summary(name, pictures, labels)]
 
 
-def summary(
-    name: str, pictures: Sequence[Picture], labels: Sequence[str], train: Mapping[str, Any]
-) -> Iterator[str]:
-    """Say what was made, what it may lack, and what to do next."""
+def summary(name: str, pictures: Sequence[Picture], labels: Sequence[str]) -> Iterator[str]:
+    """Say what was made, and what to do next."""
     of = {split: [one.label for one in pictures if one.file_split == split] for split in SPLITS}
     for label in labels:
         counts = [of[split].count(label) for split in SPLITS]
         yield f"{label}: {counts[0]:,} for training, {counts[1]:,} for the test"
-    steps = train["epochs"] * -(-len(of["train"]) // train["batch_size"])
-    if steps < STEPS:
-        yield (
-            f"note: {steps:,} steps are little training; a smaller train.batch_size in params.yaml "
-            f"gives more ({train['batch_size']} now)"
-        )
     yield f"{name} is in {OWN}/ and params.yaml; `make` trains on it, `make page` shows it"
     yield "`git checkout params.yaml` brings back what was there"
 
