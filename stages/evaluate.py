@@ -271,13 +271,12 @@ def draw_metrics(
 
 def shown_names(params: Params) -> list[str]:
     """Take the class names in the language of the pictures."""
-    names: list[str] = getattr(params.dataset.class_names, params.evaluate.language)
-    return names
+    return params.dataset.names(params.evaluate.language)
 
 
 def main() -> None:
     params = load_params()
-    names, sizes = params.dataset.class_names.en, (params.dataset.pixels, params.dataset.classes)
+    names, sizes = params.dataset.names(), (params.dataset.pixels, params.dataset.classes)
     train, measured = (load_split(split, *sizes) for split in ("train", params.measured))
     # Image 0 is what the paper's figure 9 shows; the others are figure 11's.
     example_images = pick(train, [0, *params.evaluate.examples])

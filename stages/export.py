@@ -229,7 +229,7 @@ def main() -> None:
     metrics |= exact_metrics | {"largest_runtime_difference": float(f"{furthest:.2g}")}
     write_test_data(TEST_DATA, images["test"], evidence.bounds["test"].probabilities)
     header = ["split", "image", "class", "next_class", "probability_gap", "exact_class"]
-    write_csv(UNCERTIFIED, header, uncertified_rows(evidence, other, params.dataset.class_names.en))
+    write_csv(UNCERTIFIED, header, uncertified_rows(evidence, other, params.dataset.names()))
     write_json(LABELS, labels(params.dataset))
     for path, content in files.items():
         with replacing(path) as temporary:

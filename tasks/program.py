@@ -77,6 +77,7 @@ TASKS = {
     "heal": heal,
     "recipe": recipe,
     "seeds": seeds,
+    "dataset": tools.dataset,
     "page": tools.page,
     "test-web": tools.test_web,
     "apt": tools.apt,

@@ -168,7 +168,7 @@ def test_dvc_yaml_lists_exactly_the_modules_that_decide_a_stages_result(stage: s
     assert listed == {name for name in found if not name.startswith("pipeline/")}
 
 
-PROPERTIES = {"pixels": "image_shape"}  # of a section, and the value that each is of
+PROPERTIES = {"pixels": "image_shape", "names": "class_names"}  # of a section: what each is of
 OF_ALL = {".measured": {"evaluate.test", "preprocess.validation_images"}}  # and what each reads
 
 

@@ -48,7 +48,7 @@ static float *read_npy(const char *path, int *count)
     return images;
 }
 
-/* Read the strings of the list "en". (For names with quotes or escapes, take a JSON library.) */
+/* Read the first list of "class_names". (For names with quotes or escapes, take a JSON library.) */
 static void read_names(const char *path, char names[CLASSES][64])
 {
     char json[65536] = "", after = ',';
@@ -58,7 +58,7 @@ static void read_names(const char *path, char names[CLASSES][64])
         fail("cannot be opened", path);
     fread(json, 1, sizeof json - 1, file);
     fclose(file);
-    char *at = strstr(json, "\"en\":");
+    char *at = strstr(json, "\"class_names\":");
     at = at == NULL ? NULL : strchr(at, '[');
     for (; at != NULL && after == ',' && count < CLASSES; count++, at += used)
         if (sscanf(at + 1, " \"%63[^\"]\" %c%n", names[count], &after, &used) != 2)

@@ -62,13 +62,12 @@ static float *read_npy(const char *path, int64_t pixels, int *count)
     return images;
 }
 
-/* Read the strings of the list "en". (For names with quotes or escapes, take a JSON library.) */
+/* Read the strings of the first list. (For names with quotes or escapes, take a JSON library.) */
 static int read_names(const char *json, char names[MAX_CLASSES][64])
 {
     char after = ',';
     int count = 0, used;
-    const char *at = strstr(json, "\"en\":");
-    at = at == NULL ? NULL : strchr(at, '[');
+    const char *at = strchr(json, '[');
     for (; at != NULL && after == ',' && count < MAX_CLASSES; count++, at += used)
         if (sscanf(at + 1, " \"%63[^\"]\" %c%n", names[count], &after, &used) != 2)
             break;

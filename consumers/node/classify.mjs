@@ -18,7 +18,7 @@ const [model, images] = positionals;
 const session = await ort.InferenceSession.create(model);
 const [{ type, shape }] = session.inputMetadata; // such as float32, ["N", 784]
 const labels = JSON.parse(await readFile(join(dirname(model), "labels.json"), "utf8"));
-const names = labels.class_names.en;
+const [names] = Object.values(labels.class_names); // of its first language
 
 // NumPy's format: 8 bytes, the header's length as uint16, the header, then the array.
 const file = await readFile(images);

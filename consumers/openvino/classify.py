@@ -19,7 +19,8 @@ parser.add_argument("--default-precision", action="store_true", help="let OpenVI
 options = parser.parse_args()
 
 model = openvino.Core().read_model(options.model)
-names = json.loads(model.get_rt_info(["framework", "class_names"]).astype(str))["en"]
+class_names = json.loads(model.get_rt_info(["framework", "class_names"]).astype(str))
+names = next(iter(class_names.values()))  # of its first language
 pixels = model.input("image").partial_shape[1].get_length()
 # Without the hint OpenVINO computes in bf16 on a processor that can, without a warning.
 hint = {} if options.default_precision else {"INFERENCE_PRECISION_HINT": "f32"}

@@ -18,7 +18,8 @@ parser.add_argument("--probabilities", metavar="FILE", help="write them as raw f
 options = parser.parse_args()
 
 session = onnxruntime.InferenceSession(options.model)
-names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])["en"]
+class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+names = next(iter(class_names.values()))  # of its first language
 (image,) = session.get_inputs()
 pixels = image.shape[1]
 dtype = {"tensor(float)": np.dtype("float32"), "tensor(uint8)": np.dtype("uint8")}[image.type]

@@ -22,7 +22,7 @@ options = parser.parse_args()
 runnable = tract.onnx().load(options.model).into_model().into_runnable()
 # tract's Python package has no text of a model's metadata; the names are in a file beside it.
 labels = json.loads(Path(options.model).with_name("labels.json").read_bytes())
-names = labels["class_names"]["en"]
+names = next(iter(labels["class_names"].values()))  # of its first language
 pixels = math.prod(labels["image_shape"])
 images = np.load(options.images)
 if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (np.float32, (pixels,), True):

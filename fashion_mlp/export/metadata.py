@@ -34,13 +34,14 @@ def metadata(
         accuracy: by the split that was measured: test or validation.
     """
     return {
-        "class_names": dataset.class_names.model_dump(),
+        "class_names": dataset.class_names.given,
         "data_license": dataset.license,
         "data_sha256": {name: file.sha256 for name, file in files.items()},
         "dataset": dataset.name,
         "image_shape": dataset.image_shape,
         "model_author": "fashion-mlp",
         "model_license": "MIT",
+        "photos": dataset.photos,
         "train_params": train.model_dump(),
         "validation_images": validation_images,
         **{f"{split}_accuracy": f"{share:.{DIGITS}f}" for split, share in accuracy.items()},
@@ -79,5 +80,6 @@ def labels(dataset: Dataset) -> dict[str, Any]:
     return {
         "dataset": dataset.name,
         "image_shape": list(dataset.image_shape),
-        "class_names": dataset.class_names.model_dump(),
+        "photos": dataset.photos,
+        "class_names": dataset.class_names.given,
     }
