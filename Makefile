@@ -35,6 +35,7 @@ recipe:  ## run presets/NAME.yaml as a DVC experiment of that name, e.g. NAME=qu
 
 seeds:  ## run presets/NAME.yaml with the seeds 1 to SEEDS (5): mean, standard deviation, n
 	@$(TASK) seeds
+
 dataset:  ## make a data set of FOLDER/CLASS/*.jpg; PLAIN=1: only resize; SHAPE=32x32; NAME=…
 	@$(TASK) dataset
 
