@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -69,6 +70,16 @@ Float = Annotated[
 Name = Annotated[str, Field(min_length=1)]
 
 
+def _plain(name: str) -> str:
+    """Refuse what a spreadsheet takes for a formula in a CSV file, or a terminal for a command."""
+    if name[0] in "=+-@" or not name.isprintable():
+        raise ValueError("a name of printable letters that does not begin with =, +, - or @")
+    return name
+
+
+ClassName = Annotated[Name, AfterValidator(_plain)]
+
+
 class Section(BaseModel):
     """A part of params.yaml: unknown keys are errors, values never change."""
 
@@ -78,8 +89,8 @@ class Section(BaseModel):
 class ClassNames(Section):
     """Class names in both languages, in the order of the label numbers."""
 
-    en: list[Name]
-    ru: list[Name]
+    en: list[ClassName]
+    ru: list[ClassName]
 
     @model_validator(mode="after")
     def _no_duplicates(self) -> ClassNames:
