@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import errno
 import os
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from tasks.processes import answer
 
-OUTPUTS = ("data", "models", "metrics", "plots")
+GIVEN = ("dvc.yaml", "params.yaml", ".dvc/config")  # what a clone has, and DVC can't do without
+USED = (".dvc", ".run", "data", "models", "metrics", "plots")
 FOLDER = os.R_OK | os.W_OK | os.X_OK
 UNUSABLE = ":{}"  # PATH is cut at colons; DVC's progress bar takes braces for its own
 
@@ -23,13 +25,10 @@ def look() -> None:
     """
     look_at_name(Path.cwd())
     look_at_git()
+    look_at_folders()
+    for name in GIVEN:
+        look_at_given(Path(name))
     for path, needed in used():
-        if path.is_symlink() and path.parts[0] in OUTPUTS:
-            raise RuntimeError(
-                f"{path} is a link, and DVC keeps outputs in this folder alone: remove it; what "
-                f"may lie elsewhere are the data (FASHION_MNIST_DIR) and DVC's cache "
-                f"(`dvc cache dir --local`)"
-            )
         if not os.access(path, needed):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
@@ -49,6 +48,22 @@ def look_at_name(path: Path) -> None:
         raise RuntimeError(f"{str(path)!a} has {' and '.join(found)} in its name; rename it")
 
 
+def look_at_given(path: Path) -> None:
+    """Refuse to start without a file that a clone has; DVC's own words would be a traceback.
+
+    Raises:
+        RuntimeError: it is not there, or not of its kind.
+    """
+    fault = "" if path.is_file() else "no such file"
+    try:
+        if path.suffix != ".yaml" and not fault:
+            configparser.RawConfigParser(strict=False).read(path, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError):
+        fault = "DVC can't read it"
+    if fault:
+        raise RuntimeError(f"{path}: {fault}; `git checkout HEAD -- {path}` brings it back")
+
+
 def look_at_git() -> None:
     """Look whether this folder is the root of a git repository, which DVC needs.
 
@@ -57,6 +72,7 @@ def look_at_git() -> None:
     """
     try:
         prefix = answer(["git", "rev-parse", "--show-prefix"]).strip()
+        answer(["git", "ls-files"])  # reads its index
     except FileNotFoundError:
         raise RuntimeError("git is missing; on Debian or Ubuntu: apt-get install git") from None
     except RuntimeError as error:
@@ -67,12 +83,28 @@ def look_at_git() -> None:
         )
 
 
+def look_at_folders() -> None:
+    """Refuse a link or a file in place of a folder; DVC keeps no output where a link leads.
+
+    Raises:
+        RuntimeError: names the first.
+    """
+    tracked = answer(["git", "ls-files", "-z"]).split("\0")
+    for path in sorted({parent for name in tracked for parent in Path(name).parents}):
+        if path.is_symlink() or path.is_file():
+            raise RuntimeError(
+                f"{path}: a link or a file in place of a folder: remove it; "
+                f"`git checkout HEAD -- {path}` brings the folder back. What may lie elsewhere "
+                f"are the data (FASHION_MNIST_DIR) and DVC's cache (`dvc cache dir --local`)"
+            )
+
+
 def used() -> Iterator[tuple[Path, int]]:
     """Yield the folders and files that a run uses, and what it must be able to do with each."""
     yield Path(), FOLDER
     if Path("dvc.lock").is_file():
         yield Path("dvc.lock"), os.R_OK | os.W_OK
-    for top in filter(os.path.isdir, (".dvc", ".run", *OUTPUTS)):
+    for top in filter(os.path.isdir, USED):
         yield Path(top), FOLDER
         for folder, folders, files in os.walk(top):
             yield from ((Path(folder, name), FOLDER) for name in folders)

@@ -28,15 +28,16 @@ from pipeline.guard import ALONE, BY_HAND, CHECKPOINT, LOCK, PIPELINE, alone
 from tasks.processes import DATABASES, STATE, answer, explain
 from tasks.runs import REPAIRED, RWLOCK, VERIFIED, signature
 
+KERAS = STATE / "keras/keras.json"  # KERAS_HOME, in pipeline/environment.py
 RWLOCKS = (RWLOCK, Path(".dvc/tmp/exps/rwlock"))
 OWN_FILES = (
     *RWLOCKS,
     *(Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"), Path(".dvc/tmp/btime")),
-    *(ALONE, BY_HAND, CHECKPOINT, VERIFIED),
+    *(ALONE, BY_HAND, CHECKPOINT, KERAS, VERIFIED),
 )
 # Folders that a file may lie in place of, here and in DVC's cache.
-OWN_FOLDERS = (Path(".dvc/tmp"), Path(".dvc/tmp/exps"), DATABASES, STATE / "keras")
-CACHE_FOLDERS = ("files", "files/md5", "files/md5/*", "runs", "runs/*", "runs/*/*")
+OWN_FOLDERS = (Path(".dvc/tmp"), Path(".dvc/tmp/exps"), DATABASES, KERAS.parent)
+CACHE_FOLDERS = ("files", "files/md5", "files/md5/??", "runs", "runs/*", "runs/*/*")
 UNREADABLE = (ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError, OSError)
 
 
