@@ -25,6 +25,7 @@ REMEDIES = {
     errno.ENOENT: "`make` makes what is missing",
     errno.EACCES: "make it readable and writable for you, then run `make` again",
     errno.EROFS: "make it writable, then run `make` again",
+    errno.EISDIR: "a folder lies where a file should be: move it, then run `make` again",
     errno.EEXIST: "a file lies where a folder should be: move it, then run `make` again",
     errno.ENOTDIR: "a file lies where a folder should be: move it, then run `make` again",
 }

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -69,6 +70,16 @@ Float = Annotated[
 Name = Annotated[str, Field(min_length=1)]
 
 
+def _plain(name: str) -> str:
+    """Refuse what a spreadsheet takes for a formula in a CSV file, or a terminal for a command."""
+    if name[0] in "=+-@" or not name.isprintable():
+        raise ValueError("a name of printable letters that does not begin with =, +, - or @")
+    return name
+
+
+ClassName = Annotated[Name, AfterValidator(_plain)]
+
+
 class Section(BaseModel):
     """A part of params.yaml: unknown keys are errors, values never change."""
 
@@ -78,11 +89,11 @@ class Section(BaseModel):
 class ClassNames(Section):
     """Class names in English, Russian or both, in the order of the label numbers."""
 
-    en: list[Name] | None = None
-    ru: list[Name] | None = None
+    en: list[ClassName] | None = None
+    ru: list[ClassName] | None = None
 
     @property
-    def given(self) -> dict[str, list[Name]]:
+    def given(self) -> dict[str, list[ClassName]]:
         """The names, by language; one language at least."""
         return {language: names for language, names in self if names is not None}
 

@@ -14,17 +14,19 @@ import shutil
 from pathlib import Path
 
 from tasks.environment import ensure
+from tasks.folder import look
 from tasks.processes import DATABASES, STATE, alone, answer, call, clean, say
 
 VERIFIED = STATE / "verified.json"  # size, time and inode of the outputs that were compared
 REPAIRED = 3  # exit status of `tasks.repair` that removed something
 ATTEMPTS = 3  # each damage that is found takes one more run
 RWLOCK = Path(".dvc/tmp/rwlock")
+DVC_FILES = ("dvc.yaml", ".dvc")
 
 
 def repro() -> int:
     """Run the stages that are not up to date; return the exit status."""
-    look_at_git()
+    look()
     ensure()
     with alone() as lock:
         status = check() or run_stages(Path.cwd(), clean(), lock)
@@ -54,29 +56,11 @@ def show_results(folder: Path = Path()) -> None:
 
 def heal() -> int:
     """Remove what is damaged, whether a stage reads it or not, and run the pipeline."""
-    look_at_git()
+    look()
     ensure()
     with alone() as lock:
         status = check() or call(["python", "-m", "tasks.repair"], keep=(lock,))
         return run_stages(Path.cwd(), clean(), lock) if status in (0, REPAIRED) else status
-
-
-def look_at_git() -> None:
-    """Look whether this folder is the root of a git repository, which DVC needs.
-
-    Raises:
-        RuntimeError: it is not; the text has git's own reason.
-    """
-    try:
-        prefix = answer(["git", "rev-parse", "--show-prefix"]).strip()
-    except FileNotFoundError:
-        raise RuntimeError("git is missing; on Debian or Ubuntu: apt-get install git") from None
-    except RuntimeError as error:
-        raise RuntimeError(f"{error}; `git clone` the project, a copy of files won't do") from None
-    if prefix:
-        raise RuntimeError(
-            f"this folder is {prefix} of another git repository; `git clone` the project elsewhere"
-        )
 
 
 def run_stages(folder: Path, env: dict[str, str], lock: int) -> int:
@@ -106,10 +90,21 @@ def run_stages(folder: Path, env: dict[str, str], lock: int) -> int:
             status = repair("--verify")
             if status != REPAIRED:
                 return status
-        elif 128 < status < 255 or attempt + 1 == ATTEMPTS or repair("--quiet") != REPAIRED:
+        elif 128 < status < 255:
+            return status
+        elif attempt + 1 == ATTEMPTS or repair("--quiet") != REPAIRED:
+            tell_of_edits(folder)
             return status
     say("outputs are damaged again and again: is the disk good?")
     return 1
+
+
+def tell_of_edits(folder: Path) -> None:
+    """Name the files that tell DVC what to do and are not as committed: they may be the cause."""
+    given = answer(["git", "diff", "--name-only", "--relative", "HEAD", "--", *DVC_FILES], folder)
+    if given:
+        names = " ".join(given.split("\n")).strip()
+        say(f"not as committed: {names}; `git checkout HEAD -- {names}` brings it back")
 
 
 def has_holders(rwlock: Path) -> bool:
@@ -162,7 +157,7 @@ def recipe(seed: str = "") -> int:
         raise RuntimeError(f"no {preset}; NAME can be: {names}")
     if not re.fullmatch(r"\d*", seed):
         raise RuntimeError(f"SEED is a number, as in SEED=1; got {seed!r}")
-    look_at_git()
+    look()
     ensure()
     name = preset.stem + (f"-seed{seed}" if seed else "")
     if answer(["git", "status", "--porcelain", "--untracked-files=no"]):

@@ -119,6 +119,16 @@ def test_check_params_says_key_value_and_what_is_allowed(
     assert fault(edited(VALUES, {key: value})) == f"params.yaml: {message}"
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\x1b[2J", "a\nb"])
+def test_check_params_refuses_a_class_name_that_a_spreadsheet_or_a_terminal_would_run(
+    name: str,
+) -> None:
+    for language in ("en", "ru"):
+        text = fault(edited(VALUES, {f"dataset.class_names.{language}": [name, *"abcdefghi"]}))
+        allowed = "a name of printable letters that does not begin with =, +, - or @"
+        assert text == f"params.yaml: dataset.class_names.{language}.0: {allowed}; got {name!r}"
+
+
 def test_check_params_names_every_fault_in_a_line_of_its_own() -> None:
     values = edited(VALUES, {"train.epochs": 0, "evaluate.language": "de"})
     del values["preprocess"]

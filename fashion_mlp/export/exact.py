@@ -37,7 +37,7 @@ class _Graph:
         return output
 
     def columns(self, value: str, number: int, count: int) -> str:
-        """Take the columns `number` · count … of a matrix. (Split is read by fewer runtimes.)"""
+        """Take one of a matrix's equal groups of columns. Split is read by fewer runtimes."""
         ends = [
             self.constant(f"column_{end}", [end], np.int64)
             for end in (number * count, (number + 1) * count, 1)
