@@ -141,7 +141,7 @@ def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 # Calls that make a value and do nothing else.
 VALUES = (
     r"(Path|Path\(__file__\)\.resolve|Annotated|BeforeValidator|Field|ConfigDict|frozenset"
-    r"|re\.compile|np\.\w+|reprlib\.Repr|float|LinearSegmentedColormap\.from_list|Epoch|Activation)"
+    r"|re\.compile|np\.\w+|reprlib\.Repr|float|LinearSegmentedColormap\.from_list|Epoch|Activation|Precision)"
 )
 
 
