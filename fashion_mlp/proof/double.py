@@ -6,7 +6,7 @@ is left of a difference is a fault, not rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -66,53 +67,66 @@ def _widen_tensor(tensor: onnx.TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-def run_in_double(model: onnx.ModelProto) -> Run:
+def run_in_double(model: onnx.ModelProto, every: bool = False) -> Run:
     """Make a function that runs a model in float64.
 
-    By onnxruntime where it has all the operators for float64, which is fast; else by onnx's
-    reference.
+    By onnxruntime where it has all the operators for float64; else by onnx's reference.
+
+    Args:
+        model: in any precision.
+        every: whether to give what each node computes as well.
 
     Raises:
         ValueError: neither takes the model; from the function: it can't be run.
     """
     wide = widened(model)
+    if every:
+        known = {value.name for value in wide.graph.output}
+        computed = {name for node in wide.graph.node for name in node.output if name}
+        wide.graph.output.extend(
+            onnx.ValueInfoProto(name=name) for name in sorted(computed - known)
+        )
+    names = [value.name for value in wide.graph.output]
     try:
         session = onnxruntime.InferenceSession(
             wide.SerializeToString(), quiet(), providers=["CPUExecutionProvider"]
         )
     except Exception:  # no common class below Exception; the reference says what is wrong
         return run_by_reference(wide)
-    names = [value.name for value in session.get_outputs()]
-    return run_checked(lambda feeds: dict(zip(names, session.run(names, feeds), strict=True)))
+    return _checked(lambda feeds: session.run(names, feeds), names)
 
 
-def run_by_reference(model: onnx.ModelProto, every: bool = False) -> Run:
+def run_by_reference(model: onnx.ModelProto) -> Run:
     """Make a function that runs a model as it is by onnx's reference evaluator.
 
-    Args:
-        model: in any precision.
-        every: whether to give what is computed on the way as well.
+    Raises:
+        ValueError: it does not take the model, or computes it wrong.
     """
+    loops = {node.op_type for node in model.graph.node} & {"Loop", "Scan"}
+    if loops:  # measured with onnx 1.23: other results than onnxruntime's, which are Keras'
+        raise ValueError(f"onnx's reference computes {', '.join(sorted(loops))} wrong")
     try:
-        evaluator = ReferenceEvaluator(model)
+        evaluator = ReferenceEvaluator(model, new_ops=[GlobalMaxPool])
     except Exception as error:  # NotImplementedError, RuntimeError, KeyError, …
         raise ValueError(f"onnx's reference does not take the model: {one_line(error)}") from None
     names = [value.name for value in model.graph.output]
-
-    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        values: Any = evaluator.run(None, dict(feeds), intermediate=every)
-        return values if every else dict(zip(names, values, strict=True))
-
-    return run_checked(run)
+    return _checked(lambda feeds: evaluator.run(names, dict(feeds)), names)
 
 
-def run_checked(run: Run) -> Run:
-    """Make a runtime's own errors ValueErrors of one line."""
+class GlobalMaxPool(OpRun):
+    """Maximum over all axes of space; onnx's own (1.23) takes two of them alone."""
+
+    def _run(self, values: np.ndarray) -> tuple[np.ndarray]:
+        return (values.max(axis=tuple(range(2, values.ndim)), keepdims=True),)
+
+
+def _checked(run: Callable[[Mapping[str, np.ndarray]], Any], names: Sequence[str]) -> Run:
+    """Name results, and make a runtime's own errors ValueErrors of one line."""
 
     def checked(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
             with np.errstate(all="ignore"):
-                return run(feeds)
+                return dict(zip(names, run(feeds), strict=True))
         except Exception as error:
             raise ValueError(f"the model can't be run: {one_line(error)}") from None
 

@@ -39,8 +39,8 @@ class Findings(NamedTuple):
     says: str  # with what was measured on this machine: for the screen
 
 
-def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
-    """Make a function that runs the model by onnxruntime on the processor.
+def onnxruntime_run(model: onnx.ModelProto) -> Callable[[Mapping[str, Any]], list[np.ndarray]]:
+    """Make a function that runs a model by onnxruntime: inputs by name -> outputs in order.
 
     Raises:
         ValueError: onnxruntime does not take the model; from the function: it can't run it.
@@ -56,16 +56,25 @@ def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
         )
     except Exception as error:  # its own exceptions have no common class below Exception
         raise ValueError(f"onnxruntime does not take the model: {one_line(error)}") from None
-    name = session.get_inputs()[0].name
-    classes = session.get_outputs()[0].shape[1]
 
-    def predict(batch: np.ndarray) -> np.ndarray:
+    def run(feeds: Mapping[str, Any]) -> list[np.ndarray]:
         try:
-            return session.run(None, {name: batch})[0]
+            return session.run(None, dict(feeds))
         except Exception as error:
             raise ValueError(f"onnxruntime can't run the model: {one_line(error)}") from None
 
-    return batched(predict, classes)
+    return run
+
+
+def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
+    """Make a function of images and a batch size that runs a model with one input by onnxruntime.
+
+    Raises:
+        ValueError: as `onnxruntime_run`.
+    """
+    run, name = onnxruntime_run(model), model.graph.input[0].name
+    classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    return batched(lambda batch: run({name: batch})[0], classes)
 
 
 class Candidate:
