@@ -140,8 +140,9 @@ def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 # Calls that make a value and do nothing else.
 VALUES = (
-    r"(Path|Path\(__file__\)\.resolve|Annotated|BeforeValidator|AfterValidator|Field|ConfigDict|frozenset"
-    r"|re\.compile|np\.\w+|reprlib\.Repr|float|LinearSegmentedColormap\.from_list|Epoch|Activation)"
+    r"(Path|Path\(__file__\)\.resolve|Annotated|BeforeValidator|AfterValidator|Field|ConfigDict"
+    r"|frozenset|re\.compile|np\.\w+|reprlib\.Repr|float|LinearSegmentedColormap\.from_list|Epoch"
+    r"|Activation|Precision)"
 )
 
 
