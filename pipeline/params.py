@@ -205,6 +205,7 @@ class Evaluate(Section):
     """Stage `evaluate`."""
 
     language: Literal["en", "ru"] = "en"
+    test: bool = False
     calibration_bins: Annotated[Int, Field(ge=1)] = 15
     examples: list[Annotated[Int, Field(ge=0)]] = [0, 3, 156, 988]
 
@@ -236,6 +237,12 @@ class Params(Section):
     evaluate: Evaluate
     export: Export
     gate: Gate
+
+    @property
+    def measured(self) -> Literal["test", "validation"]:
+        """The split whose metrics a run may look at."""
+        held_out = self.preprocess.validation_images > 0
+        return "validation" if held_out and not self.evaluate.test else "test"
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -1,6 +1,6 @@
 """export: the network as ONNX files, proven equal to the Keras model before they are written.
 
-reads   models/fashion_mlp.keras, data/prepared/{train,test}_{images,labels}.npy
+reads   models/fashion_mlp.keras, data/prepared/{train,validation,test}_{images,labels}.npy
 writes  models/fashion_mlp.onnx         float32 [N,pixels] -> probabilities float32 [N,classes]
         models/fashion_mlp_uint8.onnx   the same with the preprocessing inside: uint8 [N,pixels]
         models/labels.json              class names and image shape, for runtimes without metadata
@@ -162,8 +162,8 @@ def described(model: onnx.ModelProto, known: Mapping[str, Any], scaled: bool) ->
 def main() -> None:
     params = load_params()
     sizes = (params.dataset.pixels, params.dataset.classes)
-    splits = {name: load_split(name, *sizes) for name in ("train", "test")}
-    images = {name: split.images for name, split in splits.items()}
+    splits = {name: load_split(name, *sizes) for name in ("train", "validation", "test")}
+    images = {name: split.images for name, split in splits.items() if len(split.images)}
     engine.start()
 
     from fashion_mlp.network.model import load_network
@@ -174,7 +174,8 @@ def main() -> None:
     with progress("export", total, "images") as bar:
         evidence, distance = gather(network, images, tolerance, batch_sizes, bar.update)
     say(distance)
-    accuracy = evidence.accuracy("test", splits["test"].labels.argmax(axis=1))
+    measured = params.measured
+    accuracy = {measured: evidence.accuracy(measured, splits[measured].labels.argmax(axis=1))}
     held_out = params.preprocess.validation_images
     known = metadata(params.dataset, params.fetch.files, held_out, params.train, accuracy)
     plain = plain_graph(evidence.layers, params.export.opset, params.export.ir_version)

@@ -19,7 +19,7 @@ def metadata(
     files: Mapping[str, File],
     validation_images: int,
     train: Train,
-    accuracy: float,
+    accuracy: Mapping[str, float],
 ) -> dict[str, Any]:
     """Gather what a consumer must know, whichever of the files it is.
 
@@ -31,7 +31,7 @@ def metadata(
         files: the raw data, by file name.
         validation_images: held out from training.
         train: the parameters that were trained with.
-        accuracy: on the test set.
+        accuracy: by the split that was measured: test or validation.
     """
     return {
         "class_names": dataset.class_names.model_dump(),
@@ -41,9 +41,9 @@ def metadata(
         "image_shape": dataset.image_shape,
         "model_author": "fashion-mlp",
         "model_license": "MIT",
-        "test_accuracy": f"{accuracy:.{DIGITS}f}",
         "train_params": train.model_dump(),
         "validation_images": validation_images,
+        **{f"{split}_accuracy": f"{share:.{DIGITS}f}" for split, share in accuracy.items()},
     }
 
 
