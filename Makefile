@@ -3,7 +3,7 @@
 # For GNU make 3.81, which macOS has: tests/test_makefile.py refuses what is newer.
 
 TASK := sh tasks/start.sh
-TARGETS := help repro recipe heal report sweep-picture test test-web test-consumers test-workers \
+TARGETS := help repro recipe seeds heal report sweep-picture test test-web test-consumers test-workers \
 	page lint format lock check-repro check-portable check-workers check-lock check-sharing gate \
 	mutations torture bench conformance conformance-tools push pull clean
 UNKNOWN := $(filter-out $(TARGETS) Makefile,$(MAKECMDGOALS))
@@ -13,12 +13,13 @@ UNKNOWN := $(filter-out $(TARGETS) Makefile,$(MAKECMDGOALS))
 # Values reach the program through the environment: no shell reads them, nor does make expand them.
 override NAME := $(value NAME)
 override SEED := $(value SEED)
+override SEEDS := $(value SEEDS)
 override REV := $(value REV)
 override METRIC := $(value METRIC)
 override UPGRADE := $(value UPGRADE)
 override PYTHON := $(value PYTHON)
 override CHROMIUM := $(value CHROMIUM)
-export NAME SEED REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
+export NAME SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
 
 help:  ## list the targets
 	@$(TASK) help
@@ -28,6 +29,9 @@ repro:  ## run what is not up to date of the pipeline (plain `make` does this)
 
 recipe:  ## run presets/NAME.yaml as a DVC experiment of that name, e.g. NAME=quick SEED=1
 	@$(TASK) recipe
+
+seeds:  ## run presets/NAME.yaml with the seeds 1 to SEEDS (5): mean, standard deviation, n
+	@$(TASK) seeds
 
 heal:  ## remove damaged files, here and in DVC's cache, and make them again
 	@$(TASK) heal

@@ -102,6 +102,7 @@ def progress(description: str, total: int, unit: str, done: int = 0) -> tqdm[Any
             desc=description,
             unit=unit,
             bar_format="{desc}: {n_fmt} of {total_fmt} {unit} |{bar}| {remaining} left{postfix}",
+            smoothing=0,  # time left by the mean speed: the last one's would make it jump
             dynamic_ncols=True,
             leave=False,
         )
@@ -112,5 +113,6 @@ def progress(description: str, total: int, unit: str, done: int = 0) -> tqdm[Any
         unit=f" {unit}",
         mininterval=QUIET_SECONDS,
         delay=QUIET_SECONDS,
+        smoothing=0,
         bar_format="{desc}: {n_fmt} of {total_fmt}{unit}{postfix}, {remaining} left",
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from tasks import tools
 from tasks.environment import ensure
 from tasks.processes import clean, say
-from tasks.runs import heal, recipe, repro
+from tasks.runs import heal, recipe, repro, seeds
 
 REMEDIES = {
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "remove what lies there"),
@@ -76,6 +76,7 @@ TASKS = {
     "repro": repro,
     "heal": heal,
     "recipe": recipe,
+    "seeds": seeds,
     "page": tools.page,
     "test-web": tools.test_web,
     "apt": tools.apt,

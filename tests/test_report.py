@@ -85,7 +85,9 @@ def test_build_escapes_what_it_shows(root: Path) -> None:
     names = {"en": [evil, "b"], "ru": [evil, "b"]}
     train = {"hidden_units": [], evil: evil}
     edit_params(root, dataset=DATASET | {"name": evil, "class_names": names}, train=train)
-    edit_json(root / "metrics/evaluate.json", per_class={evil: {evil: 0.5}}, **{evil: evil})
+    edit_json(root / "metrics/evaluate.json", **{evil: evil})
+    quoted = '"' + evil.replace('"', '""') + '"'
+    (root / "plots/classes.csv").write_text(f"class,{quoted}\n{quoted},0.5\n")
     edit_json(root / "metrics/export.json", **{evil: {evil: evil}})
     parsed = Parsed(report.build(root))
     assert parsed.text.count(evil) >= 7
@@ -95,13 +97,13 @@ def test_build_escapes_what_it_shows(root: Path) -> None:
 def test_build_takes_other_data_and_layers_and_leaves_the_paper_out(root: Path) -> None:
     train = {"hidden_units": [256, 128]}
     edit_params(root, dataset=DATASET | {"name": "KMNIST"}, train=train)
-    values = json.loads((root / "metrics/evaluate.json").read_text())
-    del values["train_examples"]
-    (root / "metrics/evaluate.json").write_text(json.dumps(values))
+    (root / "plots/examples.csv").write_text("image,class,name,probability\n")
+    (root / "metrics/evaluate.json").write_text(json.dumps({"validation_accuracy": 0.75}))
     page = report.build(root)
     assert "The paper's numbers are of other data than these." in page
     assert "89.36" not in page
     assert "(784-256-128-10)" in page
+    assert "<b>0.7500</b>validation accuracy" in page
 
 
 def test_build_shows_any_proof_and_the_runtimes(root: Path) -> None:
@@ -122,6 +124,7 @@ def test_build_shows_any_proof_and_the_runtimes(root: Path) -> None:
         ("dvc.lock", "a: [", "dvc.lock is damaged (while parsing"),
         ("dvc.lock", "stages: {fetch: {}}", "has no run of preprocess, train, evaluate, export"),
         ("metrics/export.json", "{", "metrics/export.json is damaged (Expecting property name"),
+        ("plots/classes.csv", None, "plots/classes.csv is missing; `make` writes it"),
         ("plots/mistakes.png", None, "plots/mistakes.png is missing; `make` draws it"),
     ],
 )

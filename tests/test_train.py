@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from fashion_mlp.data.arrays import Split, load_split
+from fashion_mlp.paths import HISTORY
 from pipeline.checkpoint import Checkpoint
 from pipeline.params import Train
 from stages import preprocess
@@ -325,7 +326,7 @@ def test_the_log_grows_with_each_epoch_and_is_the_old_one_after_a_failure(
 
     def stop(history: Any) -> None:
         write(history)
-        seen.append(stage.HISTORY.read_text().splitlines()[-1])
+        seen.append(HISTORY.read_text().splitlines()[-1])
         if len(seen) == 2:
             raise OSError("no space left")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnx import ModelProto, helper
 
@@ -19,7 +19,7 @@ def metadata(
     files: Mapping[str, File],
     validation_images: int,
     train: Train,
-    accuracy: Mapping[str, float],
+    accuracy: Mapping[Literal["test", "validation"], float],
 ) -> dict[str, Any]:
     """Gather what a consumer must know, whichever of the files it is.
 

@@ -159,8 +159,8 @@ def _grid(
         axes.set_axis_off()
         axes.text(0.09, 0.12, title, va="top", weight="bold", size=11)
         for number, caption in enumerate(key):
-            place = (WIDTH - 0.09 - number * KEY_WIDTH, 0.12)
-            axes.text(*place, f"■ {caption.text}", va="top", ha="right", color=caption.colour)
+            right = WIDTH - 0.09 - number * KEY_WIDTH
+            axes.text(right, 0.12, f"■ {caption.text}", va="top", ha="right", color=caption.colour)
         for place, (image, lines) in enumerate(zip(images, captions, strict=True)):
             row, column = divmod(place, columns)
             middle, top = (column + 0.5) * cell, head + row * row_height
