@@ -28,6 +28,10 @@ REMEDIES = {
     errno.EEXIST: "a file lies where a folder should be: move it, then run `make` again",
     errno.ENOTDIR: "a file lies where a folder should be: move it, then run `make` again",
 }
+REMOVED = (
+    "DVC removed this stage's results before it ran; what brings the committed ones back: "
+    "dvc checkout; git checkout metrics models plots"
+)
 QUIET_SECONDS = 10.0  # between lines of progress where nobody watches them move
 
 
@@ -55,6 +59,8 @@ def run(main: Callable[[], None], clean_environment: bool = True) -> None:
         if os.environ.get("FASHION_MLP_TRACEBACK") == "1":
             traceback.print_exc()
         print(f"{stage}: error: {_say(error)}", file=sys.stderr)
+        if "DVC_STAGE" in os.environ:
+            print(f"{stage}: {REMOVED}", file=sys.stderr)
         sys.exit(1)
 
 

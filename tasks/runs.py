@@ -27,10 +27,15 @@ def repro() -> int:
     look_at_git()
     ensure()
     with alone() as lock:
-        status = run_stages(Path.cwd(), clean(), lock)
+        status = check() or run_stages(Path.cwd(), clean(), lock)
     if status == 0 and os.environ.get("MAKECMDGOALS", "") in ("", "repro"):
         show_results()
     return status
+
+
+def check() -> int:
+    """Check params.yaml, unless nothing has changed since the last run; return the exit status."""
+    return 0 if verified(Path()) else call(["python", "-m", "tasks.check"])
 
 
 def show_results(folder: Path = Path()) -> None:
@@ -52,7 +57,7 @@ def heal() -> int:
     look_at_git()
     ensure()
     with alone() as lock:
-        status = call(["python", "-m", "tasks.repair"], keep=(lock,))
+        status = check() or call(["python", "-m", "tasks.repair"], keep=(lock,))
         return run_stages(Path.cwd(), clean(), lock) if status in (0, REPAIRED) else status
 
 
@@ -90,8 +95,6 @@ def run_stages(folder: Path, env: dict[str, str], lock: int) -> int:
     def repair(*options: str) -> int:
         return call(["python", "-m", "tasks.repair", *options], env, (lock,), cwd=folder)
 
-    if not verified(folder) and (status := call(["python", "-m", "tasks.check"], env, cwd=folder)):
-        return status
     if has_holders(folder / RWLOCK):
         repair("--locks")  # DVC takes one that was killed for alive until someone has reaped it
     for attempt in range(ATTEMPTS):

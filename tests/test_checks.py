@@ -90,7 +90,7 @@ def test_every_metric_of_the_pipeline_is_known() -> None:
 @pytest.mark.parametrize(
     ("content", "status", "says"),
     [
-        (json.dumps(METRICS), 0, "| train_loss | 0.5    | 0.5    | same      |"),
+        (json.dumps(METRICS), 0, "| train_loss    | 0.5    | 0.5    | same      |"),
         (json.dumps(METRICS | {"train_loss": 0.6}), 1, "gate: refused: 1 of 3 metrics"),
         (json.dumps(METRICS | {"latency": 1}), 1, "gate: refused: 1 of 4 metrics"),
         ("{}", 1, "gate: refused: 3 of 3 metrics"),

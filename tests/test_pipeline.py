@@ -249,6 +249,19 @@ def test_a_stage_refuses_bad_parameters_in_one_line(clone: Clone, name: str) -> 
     clone.restore()
 
 
+def test_what_the_last_line_of_an_error_says_brings_the_results_back(clone: Clone) -> None:
+    before = snapshot(clone.folder / "models") | snapshot(clone.folder / "plots")
+    clone.change_params(**{"train.epochs": 0})
+    result = clone.run("dvc", "repro")
+    assert result.returncode != 0
+    assert not (clone.folder / "models/fashion_mlp.keras").exists()
+    (remedy,) = re.findall(r"^train: .* brings the committed ones back: (.*)$", result.stderr, re.M)
+    clone.do("git", "checkout", "params.yaml")
+    clone.do("bash", "-c", remedy)
+    assert snapshot(clone.folder / "models") | snapshot(clone.folder / "plots") == before
+    assert stages_of(clone.do("dvc", "repro")) == []
+
+
 def test_a_truncated_raw_file_is_refused_and_repro_mends_it(clone: Clone) -> None:
     path = clone.folder / "data/raw/t10k-labels-idx1-ubyte"
     content = path.read_bytes()

@@ -169,6 +169,7 @@ def test_dvc_yaml_lists_exactly_the_modules_that_decide_a_stages_result(stage: s
 
 
 PROPERTIES = {"pixels": "image_shape"}  # of a section, and the value that each is of
+OF_ALL = {".measured": {"evaluate.test", "preprocess.validation_images"}}  # and what each reads
 
 
 def as_key(names: str) -> str:
@@ -194,7 +195,9 @@ def parameters(stage: str) -> set[str]:
     ]
     code = "\n".join(functions)
     (prefix,) = re.findall(r"params = load_params\(\)((?:\.\w+)*)", code)
-    return {as_key(prefix + names) for names in re.findall(r"\bparams((?:\.\w+)+)", code)} - {""}
+    read = re.findall(r"\bparams((?:\.\w+)+)", code)
+    keys = (OF_ALL.get(names) or {as_key(prefix + names)} for names in read)
+    return set().union(*keys) - {""}
 
 
 # The content's hash decides, wherever it came from and however long that took.
