@@ -177,6 +177,23 @@ def test_report_fits_the_screen_and_shows_every_picture(
 
 
 @pytest.mark.web
+@pytest.mark.parametrize("width", [1280, 390])
+def test_dvc_plots_diff_shows_both_pictures_whole(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    command = ["dvc", "plots", "diff", "HEAD", "HEAD~1", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    page = open_offline(browser, tmp_path / "index.html", width)
+    boxes = page.evaluate(
+        "[...document.images].map(it => [it.getBoundingClientRect().right, it.offsetTop])"
+    )
+    assert len(boxes) == 18
+    assert max(right for right, _ in boxes) < width
+    first = page.evaluate("document.querySelector('#plots_history_png').offsetTop")
+    assert min(top for _, top in boxes) == pytest.approx(first, abs=120)
+
+
+@pytest.mark.web
 def test_dvc_plots_show_is_not_blank_offline(browser: Browser, tmp_path: Path) -> None:
     subprocess.run(["dvc", "plots", "show", "--out", str(tmp_path)], cwd=ROOT, check=True)
     page = open_offline(browser, tmp_path / "index.html", 1280)
