@@ -3,6 +3,8 @@
 reads   models/fashion_mlp.keras, data/prepared/{train,validation,test}_{images,labels}.npy
 writes  models/fashion_mlp.onnx         float32 [N,pixels] -> probabilities float32 [N,classes]
         models/fashion_mlp_uint8.onnx   the same with the preprocessing inside: uint8 [N,pixels]
+        models/fashion_mlp_exact.onnx   uint8 [N,pixels] -> logits, class, probabilities: integers
+                                        inside, so that every runtime gives the same logits
         models/labels.json              class names and image shape, for runtimes without metadata
         models/test_data_set_0/         an input and its output, in ONNX's backend-test layout
         metrics/export.json             what was compared, and on how many images it held
@@ -27,12 +29,16 @@ import onnx
 from onnx import numpy_helper
 
 from fashion_mlp.data.arrays import BATCH_SIZE, MAX_PIXEL, load_split
+from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.graph import converted, plain_graph, uint8_graph
 from fashion_mlp.export.metadata import describe, labels, metadata
+from fashion_mlp.export.quantize import largest_error, quantize
 from fashion_mlp.formats import DIGITS, write_csv, write_json
 from fashion_mlp.network import engine
 from fashion_mlp.paths import MODEL
+from fashion_mlp.proof.box import largest_difference, worst_found
 from fashion_mlp.proof.evidence import Evidence, gather, uncertified
+from fashion_mlp.proof.exact import prove_exact
 from fashion_mlp.proof.levels import (
     Candidate,
     check_structure,
@@ -49,6 +55,7 @@ if TYPE_CHECKING:
 
 ONNX = Path("models/fashion_mlp.onnx")
 ONNX_UINT8 = Path("models/fashion_mlp_uint8.onnx")
+ONNX_EXACT = Path("models/fashion_mlp_exact.onnx")
 LABELS = Path("models/labels.json")
 TEST_DATA = Path("models/test_data_set_0")
 METRICS = Path("metrics/export.json")
@@ -125,12 +132,22 @@ def as_bytes(array: np.ndarray, split: str) -> np.ndarray:
     return images
 
 
-def uncertified_rows(evidence: Evidence, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """List the images whose class the bound leaves open, the smallest gap first."""
-    rows = sorted(uncertified(evidence), key=lambda row: (round(row[4], DIGITS), row[0], row[1]))
+def uncertified_rows(
+    evidence: Evidence, exact: Mapping[tuple[str, int], int], names: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """List the images whose class is open, the smallest gap first.
+
+    Args:
+        evidence: from `gather`.
+        exact: the class that the exact model names where it is another: by split and number.
+        names: of the classes.
+    """
+    rows = sorted(
+        uncertified(evidence, exact), key=lambda row: (round(row[4], DIGITS), row[0], row[1])
+    )
     return [
-        (split, number, names[best], names[following], gap)
-        for split, number, best, following, gap in rows
+        (split, number, names[best], names[after], gap, names[exact.get((split, number), best)])
+        for split, number, best, after, gap in rows
     ]
 
 
@@ -177,21 +194,42 @@ def main() -> None:
     measured = params.measured
     accuracy = {measured: evidence.accuracy(measured, splits[measured].labels.argmax(axis=1))}
     held_out = params.preprocess.validation_images
-    known = metadata(params.dataset, params.fetch.files, held_out, params.train, accuracy)
-    plain = plain_graph(evidence.layers, params.export.opset, params.export.ir_version)
-    uint8 = uint8_graph(plain)
-    check_converter(network, plain, images["test"])
-    files = {ONNX: described(plain, known, True), ONNX_UINT8: described(uint8, known, False)}
-    proven, proven_uint8 = (
-        Candidate(onnx.load_from_string(files[path]), expected)
-        for path, expected in ((ONNX, plain), (ONNX_UINT8, uint8))
+    furthest = largest_difference(evidence.layers)
+    found = max(
+        worst_found(evidence.layers, array, evidence.bounds[split])
+        for split, array in images.items()
     )
+    say(
+        f"two float32 runtimes are at most {furthest:.2g} apart on any image in [0, 1]; "
+        f"the worst one found leaves {found:.2g} open"
+    )
+    known = metadata(params.dataset, params.fetch.files, held_out, params.train, accuracy)
+    known["largest_runtime_difference"] = f"{furthest:.2g}"
+    opset, ir_version = params.export.opset, params.export.ir_version
+    integers = quantize(evidence.layers, params.dataset.image_shape)
+    plain = plain_graph(evidence.layers, opset, ir_version)
+    uint8, exact = uint8_graph(plain), exact_graph(integers, opset, ir_version)
+    check_converter(network, plain, images["test"])
+    files = {
+        ONNX: described(plain, known, True),
+        ONNX_UINT8: described(uint8, known, False),
+        ONNX_EXACT: described(exact, known, False),
+    }
+    candidates = (
+        Candidate(onnx.load_from_string(content), expected)
+        for content, expected in zip(files.values(), (plain, uint8, exact), strict=True)
+    )
+    proven, proven_uint8, proven_exact = candidates
+    pixels = {split: as_bytes(array, split) for split, array in images.items()}
     metrics = prove(proven, evidence, say)
     metrics["uint8_bit_identical"] = prove_uint8(proven_uint8, proven, evidence)
     say(f"uint8: bytes in, the same bits out on {metrics['uint8_bit_identical']:,} images")
+    off = largest_error(evidence.layers, integers)
+    exact_metrics, other = prove_exact(proven_exact, evidence, pixels, off, say)
+    metrics |= exact_metrics | {"largest_runtime_difference": float(f"{furthest:.2g}")}
     write_test_data(TEST_DATA, images["test"], evidence.bounds["test"].probabilities)
-    header = ["split", "image", "class", "next_class", "probability_gap"]
-    write_csv(UNCERTIFIED, header, uncertified_rows(evidence, params.dataset.class_names.en))
+    header = ["split", "image", "class", "next_class", "probability_gap", "exact_class"]
+    write_csv(UNCERTIFIED, header, uncertified_rows(evidence, other, params.dataset.class_names.en))
     write_json(LABELS, labels(params.dataset))
     for path, content in files.items():
         with replacing(path) as temporary:

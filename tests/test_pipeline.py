@@ -152,7 +152,7 @@ def test_repro_commits_metrics_and_ignores_data_and_models(clone: Clone) -> None
         "plots/examples.csv",
     }
     models = {name for name in tracked if name.startswith("models/")} - {"models/.gitignore"}
-    assert models == {"models/fashion_mlp.onnx", "models/labels.json"}
+    assert models == {"models/fashion_mlp_exact.onnx", "models/labels.json"}
     assert not [name for name in tracked if name.endswith(("ubyte", ".npy", ".keras"))]
     assert clone.status() == ""
 
@@ -190,7 +190,7 @@ def test_artifacts_get_brings_the_onnx_file(clone: Clone, tmp_path: Path) -> Non
     clone.do("git", "tag", "--annotate", "fashion-mlp@v1.0.0", "--message", "test")
     target = tmp_path / "got.onnx"
     clone.do("dvc", "artifacts", "get", str(clone.folder), "fashion-mlp", "--out", str(target))
-    assert target.read_bytes() == (clone.folder / "models/fashion_mlp.onnx").read_bytes()
+    assert target.read_bytes() == (clone.folder / "models/fashion_mlp_exact.onnx").read_bytes()
     (image,) = onnxruntime.InferenceSession(str(target)).get_inputs()
     assert (image.name, image.shape) == ("image", ["N", 784])
 
