@@ -23,7 +23,7 @@ from fashion_mlp.pictures import paper
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = [f"metrics/{stage}.json" for stage in ("train", "evaluate", "export")]
 PROOF = "metrics/proof.csv"
-MOMENTUM = ROOT / "docs/momentum.json"  # metrics/train.json of the experiment that README shows
+MOMENTUM = ROOT / "docs/momentum.json"  # metrics of the experiment that README shows, by file
 
 
 def results(folder: Path = ROOT) -> list[Any]:
@@ -144,7 +144,8 @@ def metrics_diff() -> str:
         run(folder, "git", "init", "--quiet", "--initial-branch", "main")
         run(folder, "git", "add", "--all")
         run(folder, "git", "commit", "--quiet", "--message", "main")
-        (folder / METRICS[0]).write_bytes(MOMENTUM.read_bytes())
+        for name, values in json.loads(MOMENTUM.read_text(encoding="utf-8")).items():
+            (folder / name).write_text(json.dumps(values), encoding="utf-8")
         run(folder, "git", "checkout", "--quiet", "-b", "momentum")
         run(folder, "git", "commit", "--quiet", "--all", "--message", "momentum")
         printed = run(folder, "dvc", "metrics", "diff", "main", "momentum").stdout
