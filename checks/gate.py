@@ -34,18 +34,12 @@ BETTER = {
     "test_accuracy": HIGHER,
     "test_top2_accuracy": HIGHER,
     "expected_calibration_error": LOWER,
-    "operators": NEITHER,
-    "initializers_bit_identical": NEITHER,
-    "weights_bit_identical": NEITHER,
     "images": HIGHER,
     "within_bound": HIGHER,
-    "tolerance": LOWER,
     "argmax_agreement": HIGHER,
     "argmax_certified": NEITHER,
-    "argmax_listed": NEITHER,
-    "batch_sizes_agreeing": HIGHER,
-    "edge_case_inputs_agreeing": HIGHER,
     "uint8_bit_identical": HIGHER,
+    "exact_argmax_agreement": HIGHER,
 }
 
 

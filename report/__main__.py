@@ -78,6 +78,7 @@ def build(root: Path) -> str:
     if missing := [stage for stage in STAGES if stage not in lock]:
         raise ValueError(f"{root / LOCK} has no run of {', '.join(missing)}; run `make` first")
     params = run_params(lock)
+    proof = [tuple(row.values()) for row in records(root / "metrics/proof.csv")]
     train, evaluate, export = (
         read(root / f"metrics/{stage}.json", json.loads)
         for stage in ("train", "evaluate", "export")
@@ -99,7 +100,7 @@ def build(root: Path) -> str:
         metrics=table(leaves(train | evaluate)),
         examples=record_table(examples),
         data=data_tables(files, lock),
-        export=table(leaves(export)),
+        export=table(proof, ("check", "value")),
         runtimes=runtimes(root / CONFORMANCE),
         params=escape(
             yaml.safe_dump(params, allow_unicode=True, sort_keys=False, default_flow_style=None)

@@ -70,7 +70,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("test_loss", 0.3, "low", False, "NOT A NUMBER"),
         ("test_loss", 0.3, ABSENT, False, "MISSING"),
         ("test_loss", ABSENT, 0.3, True, "new"),
-        ("weights_bit_identical", 9, 7, True, "changed"),
+        ("argmax_certified", 9, 7, True, "changed"),
         ("latency", 3, 3, False, "UNKNOWN METRIC: add it to BETTER in checks/gate.py"),
     ],
 )

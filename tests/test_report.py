@@ -88,7 +88,7 @@ def test_build_escapes_what_it_shows(root: Path) -> None:
     edit_json(root / "metrics/evaluate.json", **{evil: evil})
     quoted = '"' + evil.replace('"', '""') + '"'
     (root / "plots/classes.csv").write_text(f"class,{quoted}\n{quoted},0.5\n")
-    edit_json(root / "metrics/export.json", **{evil: {evil: evil}})
+    (root / "metrics/proof.csv").write_text(f"check,value\n{quoted},{quoted}\n")
     parsed = Parsed(report.build(root))
     assert parsed.text.count(evil) >= 7
     assert not [1 for tag, attributes in parsed.tags if tag == "script" or "onerror" in attributes]
@@ -107,12 +107,12 @@ def test_build_takes_other_data_and_layers_and_leaves_the_paper_out(root: Path) 
 
 
 def test_build_shows_any_proof_and_the_runtimes(root: Path) -> None:
-    (root / "metrics/export.json").write_text('{"level 3": {"worst": {"ulp": 7}, "passed": true}}')
+    (root / "metrics/proof.csv").write_text("check,value\nworst_ulp,7\n")
     (root / "consumers").mkdir()
     runtimes = {"node": {"version": "1.3"}, "c": {"max_difference": 3e-6}}
     (root / report.CONFORMANCE).write_text(json.dumps({"images": 10000, "runtimes": runtimes}))
     text = Parsed(report.build(root)).text
-    assert "level 3.worst.ulp 7 level 3.passed yes" in text
+    assert "check value worst_ulp 7" in text
     assert "runtime version max difference node 1.3 – c – 3e-06" in text
     assert "images 10,000" in text
 
@@ -174,6 +174,23 @@ def test_report_fits_the_screen_and_shows_every_picture(
     assert min(sizes) > 800
     ink = page.evaluate("getComputedStyle(document.body).color")
     assert (int(ink.removeprefix("rgb(").split(",")[0]) < 60) == (scheme == "light")
+
+
+@pytest.mark.web
+@pytest.mark.parametrize("width", [1280, 390])
+def test_dvc_plots_diff_shows_both_pictures_whole(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    command = ["dvc", "plots", "diff", "HEAD", "HEAD~1", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    page = open_offline(browser, tmp_path / "index.html", width)
+    boxes = page.evaluate(
+        "[...document.images].map(it => [it.getBoundingClientRect().right, it.offsetTop])"
+    )
+    assert len(boxes) == 18
+    assert max(right for right, _ in boxes) < width
+    first = page.evaluate("document.querySelector('#plots_history_png').offsetTop")
+    assert min(top for _, top in boxes) == pytest.approx(first, abs=120)
 
 
 @pytest.mark.web

@@ -392,3 +392,23 @@ def test_a_database_that_is_in_use_is_whole(tmp_path: Path) -> None:
         assert is_database(path)
     garbage(path)
     assert not is_database(path)
+
+
+def test_experiments_travel_between_two_clones(tiny: Tiny, tmp_path: Path) -> None:
+    """What docs/sharing.md says of a sweep, word by word but for the address."""
+    dvc, shared = str(Path(sys.executable).with_name("dvc")), tmp_path / "shared.git"
+    tiny.do(dvc, "remote", "add", "--default", "team", str(tmp_path / "remote"))
+    tiny.commit()
+    tiny.do("git", "clone", "--quiet", "--bare", str(tiny.folder), str(shared))
+    tiny.do("git", "remote", "add", "origin", str(shared))
+    tiny.do("make", "recipe", "NAME=quick", "SEED=1")
+    tiny.do(dvc, "exp", "push", "origin", "quick-seed1")
+    other = Tiny(tmp_path)
+    tiny.do("git", "clone", "--quiet", str(shared), str(other.folder))
+    other.environment = tiny.environment
+    assert "quick-seed1" in other.do(dvc, "exp", "list", "origin")
+    other.do(dvc, "exp", "pull", "origin", "quick-seed1")
+    assert "[quick-seed1]" in other.do(dvc, "exp", "show", "--md")
+    other.do(dvc, "exp", "apply", "quick-seed1")
+    assert (other.folder / "models/model").is_file()
+    assert other.metric() == {"epochs": 3}
