@@ -58,10 +58,10 @@ page:  ## make consumers/web a whole page (needs Node's npm, and `make` before)
 	@$(TASK) page
 
 release: repro page  ## lay out dist/: ONNX files, card, page, provenance; KEY=private.pem: signed
-	@$(TASK) release
+	@$(TASK) run python -m release @KEY
 
 verify-release:  ## check the release in DIR, byte by byte; KEY=public.pem: and its signature
-	@$(TASK) verify-release
+	@$(TASK) run python -m release.verify @DIR @KEY
 
 test-web: page  ## test the page in real Chromium; CHROMIUM=PATH: where it is not /usr/bin/chromium
 	@$(TASK) test-web

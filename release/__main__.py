@@ -10,7 +10,6 @@ Nothing is laid out unless git has all of the source, and the outputs are those 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,10 +19,10 @@ from fashion_mlp.formats import write_json, write_text
 from release.card import card
 from release.layout import CARD, SIGNATURE, STATEMENT, SUMS, hashes, sources, sums
 from release.provenance import statement
+from release.signing import model_signing
 from report.seeds import read_experiment
 
 DIST = Path("dist")
-SIGN = Path("release/.venv/bin/model_signing")
 ACCURATE = "accurate"
 ITS_FILE = "models/fashion_mlp_exact.onnx"  # in git
 
@@ -71,11 +70,8 @@ def sign(folder: Path, key: str) -> None:
         ValueError: it could not be signed.
     """
     options = ["--private_key", key, "--signature", str(folder / SIGNATURE)]
-    command = [str(SIGN), "sign", "key", *options, str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        lines = (result.stderr or result.stdout).strip().splitlines()
-        raise ValueError(f"not signed with {key}: {lines[-1] if lines else 'no reason given'}")
+    if reason := model_signing("sign", "key", *options, str(folder)):
+        raise ValueError(f"not signed with {key}: {reason}")
 
 
 def main() -> int:

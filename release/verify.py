@@ -8,7 +8,6 @@ the licence by its own files. Where all of these were forged, the signature alon
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,9 +17,9 @@ import yaml
 
 from checks.common import git
 from pipeline.files import md5
-from release.__main__ import SIGN
 from release.layout import SIGNATURE, STATEMENT, SUMS, hashes, origin, sums
 from release.provenance import PREDICATE, TYPE, commit_of
+from release.signing import model_signing
 
 
 def compare(what: str, stated: Mapping[str, str], found: Mapping[str, str]) -> Iterator[str]:
@@ -82,11 +81,8 @@ def check_signature(folder: Path, key: str) -> Iterator[str]:
         yield f"{SIGNATURE}: missing; expected a signature by {key}'s owner"
         return
     options = ["--public_key", key, "--signature", str(folder / SIGNATURE)]
-    command = [str(SIGN), "verify", "key", *options, str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        lines = (result.stderr or result.stdout).strip().splitlines()
-        yield f"{SIGNATURE}: not by {key}'s owner, or not of these files: {' '.join(lines[-1:])}"
+    if reason := model_signing("verify", "key", *options, str(folder)):
+        yield f"{SIGNATURE}: not by {key}'s owner, or not of these files: {reason}"
 
 
 def verify(folder: Path, key: str, root: Path) -> tuple[list[str], str]:
@@ -113,10 +109,16 @@ def verify(folder: Path, key: str, root: Path) -> tuple[list[str], str]:
 
 def main() -> int:
     """Check; the exit status is 0 where nothing differs."""
+    if len(sys.argv) < 2:
+        print("verify-release: error: say which: make verify-release DIR=dist", file=sys.stderr)
+        return 2
     folder, key = Path(sys.argv[1]), "".join(sys.argv[2:])
     try:
         faults, commit = verify(folder, key, Path())
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        print(f"verify-release: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except ValueError as error:
         print(f"verify-release: error: {error}", file=sys.stderr)
         return 1
     for fault in faults:

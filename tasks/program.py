@@ -73,8 +73,6 @@ TASKS = {
     "seeds": seeds,
     "dataset": tools.dataset,
     "page": tools.page,
-    "release": tools.release,
-    "verify-release": tools.verify_release,
     "test-web": tools.test_web,
     "apt": tools.apt,
     "pull": tools.pull,

@@ -17,7 +17,7 @@ HEADERS = Path(
     "/ios-arm64/onnxruntime.framework/Headers"
 )
 CACHES = [
-    *(".venv", "consumers/.venv", "benchmarks/.venv", "release/.venv", "dist"),
+    *(".venv", "consumers/.venv", "benchmarks/.venv", "dist"),
     *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "dvc_plots"),
     *("consumers/c_api/onnxruntime", "consumers/*/node_modules"),
 ]
@@ -88,22 +88,6 @@ def page() -> int:
     return call(NPM_CI, cwd="consumers/web") or call(["python", "consumers/web/prepare.py"])
 
 
-def release() -> int:
-    """Lay out dist/; sign it where a private key is given."""
-    key = os.environ.get("KEY", "")
-    ensure("release" if key else "")
-    return call(["python", "-m", "release", *([key] if key else [])])
-
-
-def verify_release() -> int:
-    """Check the release in DIR, and its signature where a public key is given."""
-    folder, key = os.environ.get("DIR", ""), os.environ.get("KEY", "")
-    if not folder:
-        raise RuntimeError("say which: make verify-release DIR=dist")
-    ensure("release" if key else "")
-    return call(["python", "-m", "release.verify", folder, key])
-
-
 def test_web() -> int:
     """Test the page in Chromium."""
     ensure()
@@ -159,11 +143,11 @@ def lock() -> int:
     main = "requirements.lock"
     if status := call([*command, "pyproject.toml", "--group", "dev", "--output-file", main]):
         return status
-    for folder in ("consumers", "benchmarks", "release"):
+    for folder in ("consumers", "benchmarks"):
         files = [f"{folder}/requirements.in", "--output-file", f"{folder}/{main}"]
         if status := call([*command, *files]):
             return status
-    say(f"wrote {main}, also in consumers/, benchmarks/ and release/")
+    say(f"wrote {main}, also in consumers/ and benchmarks/")
     return 0
 
 

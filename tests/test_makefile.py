@@ -165,3 +165,17 @@ def test_ci_tries_every_python_that_is_allowed() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     pythons = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
     assert pythons == ["{}.{}".format(*version) for version in SUPPORTED]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github/workflows").iterdir()), ids=lambda it: it.name
+)
+def test_workflows_pin_actions_by_commit_and_call_targets_that_are_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    used = re.findall(r"uses: (\S+)", text)
+    assert used
+    assert [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one)] == []
+    jobs = yaml.safe_load(text)["jobs"].values()
+    runs = "\n".join(step.get("run", "") for job in jobs for step in job["steps"])
+    called = set(re.findall(r"^ *(?:sudo )?make ([a-z-]+)", runs, re.M))
+    assert called <= set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
