@@ -109,7 +109,8 @@ test-workers:  ## train with two workers, lose one, refuse what does not fit (1 
 	@$(TASK) run python -m pytest -m workers tests/test_workers.py
 
 conformance-tools:  ## install as root, on Debian or Ubuntu, what conformance needs
-	@$(TASK) apt gcc=gcc,libc6-dev node=nodejs npm=npm chromium=chromium
+	@$(TASK) apt gcc=gcc,libc6-dev node=nodejs npm=npm chromium=chromium \
+		aarch64-linux-gnu-gcc=gcc-aarch64-linux-gnu,libc6-dev-arm64-cross qemu-aarch64=qemu-user
 
 push:  ## bring results to the team's remote (docs/sharing.md)
 	@$(TASK) run dvc push --run-cache

@@ -42,13 +42,11 @@ def test_makefile_has_no_feature_newer_than_make_3_81() -> None:
 
 
 def test_recipes_are_single_lines_that_call_the_program() -> None:
-    lines = [line for line in MAKEFILE.splitlines() if line.startswith("\t")]
-    recipes = [line for line in lines if not line.startswith("\tpage ")]  # of the targets' list
-    calls = [line for line in recipes if line.startswith("\t@$(TASK) ")]
+    rules = re.sub(r"^TARGETS := (?:.*\\\n)*.*", "", MAKEFILE, flags=re.M)
+    lines = [line for line in rules.splitlines() if line.startswith("\t")]
+    calls = [line for line in lines if line.startswith("\t@$(TASK) ")]
     assert len(calls) > 25
-    assert [line for line in recipes if line not in calls] == [
-        "\tmutations torture bench conformance conformance-tools push pull clean"
-    ]
+    assert lines == calls
     # No line goes on in the next one, and none is more than a program and its arguments.
     assert not [line for line in calls if re.search(r"\\$|[;&|<>`$]", line[len("\t@$(TASK)") :])]
 
@@ -73,7 +71,7 @@ def make(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
 MISTYPED = {
     "tests": "tests is a folder, and no target; did you mean test",
     "docs": "docs is a folder, and no target; `make help`",
-    "data": "data is a folder, and no target; `make help`",
+    "data": "data is a folder, and no target; did you mean dataset",
     "tset": "tset is no target; did you mean test",
     "check-repo": "check-repo is no target; did you mean check-repro",
     "README.md": "README.md is no target; `make help`",

@@ -17,6 +17,7 @@ probability.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ Span = tuple[np.ndarray, np.ndarray]  # float64 (n,): at least, at most
 def largest_difference(layers: Sequence[Layer]) -> float:
     """Bound how far apart a probability of two float32 runtimes can be, on any image in [0, 1].
 
+    Rounded up to three digits behind the point.
+
     Args:
         layers: relu, sigmoid or tanh; softmax the last.
     """
@@ -68,7 +71,8 @@ def largest_difference(layers: Sequence[Layer]) -> float:
     # Two runtimes round exp, their sum and the division; a rounded difference d of logits moves
     # exp(-d) by u d exp(-d), at most u / e.
     softmax = (2 * EXP_ERROR + len(own) + 4) * UNIT
-    return float(np.tanh(difference.max() / 2) + 2 * softmax + 2 * TINY)
+    bound = np.tanh(difference.max() / 2) + 2 * softmax + 2 * TINY
+    return math.ceil(bound * 1000) / 1000
 
 
 def _own_error(layer: Layer, sizes: np.ndarray, error: np.ndarray, values: Span) -> np.ndarray:
