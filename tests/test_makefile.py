@@ -42,13 +42,13 @@ def test_makefile_has_no_feature_newer_than_make_3_81() -> None:
 
 
 def test_recipes_are_single_lines_that_call_the_program() -> None:
-    rules = re.sub(r"^TARGETS := (?:.*\\\n)*.*", "", MAKEFILE, flags=re.M)
-    lines = [line for line in rules.splitlines() if line.startswith("\t")]
+    joined = re.sub(r"\\\n\s*", "", MAKEFILE)  # lists of targets and of packages go on
+    lines = [line for line in joined.splitlines() if line.startswith("\t")]
     calls = [line for line in lines if line.startswith("\t@$(TASK) ")]
     assert len(calls) > 25
     assert lines == calls
-    # No line goes on in the next one, and none is more than a program and its arguments.
-    assert not [line for line in calls if re.search(r"\\$|[;&|<>`$]", line[len("\t@$(TASK)") :])]
+    # None is more than a program and its arguments.
+    assert not [line for line in calls if re.search(r"[;&|<>`$]", line[len("\t@$(TASK)") :])]
 
 
 def test_help_lists_every_target() -> None:
