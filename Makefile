@@ -4,8 +4,9 @@
 
 TASK := sh tasks/start.sh
 TARGETS := help repro recipe seeds dataset heal report sweep-picture test test-web test-consumers \
-	test-workers page lint format lock check-repro check-portable check-workers check-lock \
-	check-sharing gate mutations torture bench conformance conformance-tools push pull clean
+	test-workers page release verify-release lint format lock check-repro check-portable \
+	check-workers check-lock check-sharing gate mutations torture bench conformance \
+	conformance-tools push pull clean
 UNKNOWN := $(filter-out $(TARGETS) Makefile,$(MAKECMDGOALS))
 .PHONY: $(TARGETS) $(UNKNOWN)
 .DEFAULT_GOAL := repro
@@ -22,7 +23,9 @@ override METRIC := $(value METRIC)
 override UPGRADE := $(value UPGRADE)
 override PYTHON := $(value PYTHON)
 override CHROMIUM := $(value CHROMIUM)
-export NAME FOLDER PLAIN SHAPE SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
+override DIR := $(value DIR)
+override KEY := $(value KEY)
+export DIR KEY NAME FOLDER PLAIN SHAPE SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
 
 help:  ## list the targets
 	@$(TASK) help
@@ -53,6 +56,12 @@ test:  ## run the tests (under 5 minutes)
 
 page:  ## make consumers/web a whole page (needs Node's npm, and `make` before)
 	@$(TASK) page
+
+release: repro page  ## lay out dist/: ONNX files, card, page, provenance; KEY=private.pem: signed
+	@$(TASK) run python -m release @KEY
+
+verify-release:  ## check the release in DIR, byte by byte; KEY=public.pem: and its signature
+	@$(TASK) run python -m release.verify @DIR @KEY
 
 test-web: page  ## test the page in real Chromium; CHROMIUM=PATH: where it is not /usr/bin/chromium
 	@$(TASK) test-web
