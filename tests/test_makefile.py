@@ -73,7 +73,7 @@ def make(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
 MISTYPED = {
     "tests": "tests is a folder, and no target; did you mean test",
     "docs": "docs is a folder, and no target; `make help`",
-    "data": "data is a folder, and no target; `make help`",
+    "data": "data is a folder, and no target; did you mean dataset? `make help`",
     "tset": "tset is no target; did you mean test",
     "check-repo": "check-repo is no target; did you mean check-repro",
     "README.md": "README.md is no target; `make help`",
