@@ -268,8 +268,8 @@ def test_network_takes_bytes_where_the_model_does(model: Path, shirt: Path) -> N
     onnx.save(network, model.with_name("bytes.onnx"))
     seen = picture(shirt.read_bytes(), shirt.parent).astype(np.uint8)
     paths = (model, model.with_name("bytes.onnx"))
-    answers = [predict.Network(path).predict(seen) for path in paths]
-    np.testing.assert_allclose(*answers, rtol=1e-5)
+    scaled, unscaled = (predict.Network(path).predict(seen) for path in paths)
+    np.testing.assert_allclose(scaled, unscaled, rtol=1e-5)
 
 
 def test_main_says_which_package_is_missing(shirt: Path, tmp_path: Path) -> None:
