@@ -19,7 +19,7 @@ from PIL import Image
 
 from consumers import conformance
 from consumers.conformance import Job, Result, compare, execute, first_fault, read
-from consumers.runtimes import RUNTIMES, Runtime
+from consumers.runtimes import MODELS, RUNTIMES, Runtime
 from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.quantize import quantize
 from fashion_mlp.network import engine
@@ -139,7 +139,7 @@ def example(
     folder = tmp_path_factory.mktemp("build")
     before = Path.cwd()
     os.chdir(project)
-    job = Job(conformance.MODELS[file], Path("images.npy"), 784, 10)
+    job = Job(MODELS[file], Path("images.npy"), 784, 10)
     *build, command = conformance.commands(runtime, job, "probabilities", folder)
     os.chdir(before)
     for step in build:
