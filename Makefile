@@ -19,6 +19,8 @@ override UPGRADE := $(value UPGRADE)
 override PYTHON := $(value PYTHON)
 override CHROMIUM := $(value CHROMIUM)
 export NAME SEED REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
+# Options that a shell would take from its user's: noclobber, noexec.
+unexport SHELLOPTS BASHOPTS BASH_ENV ENV CDPATH
 
 help:  ## list the targets
 	@$(TASK) help
