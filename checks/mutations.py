@@ -321,7 +321,7 @@ def main() -> int:
             set_layers(network, layers)
             others.append([array for layer in layers for array in layer[:2]])
             try:
-                evidence, _ = gather(network, images, export.tolerance, [7, 1000])
+                evidence, _ = gather(network, images, [7, 1000])
                 model = plain_graph(evidence.layers, *form)
                 prove(Candidate(model, model), evidence, lambda line: None)
             except ValueError as error:
@@ -329,7 +329,7 @@ def main() -> int:
             keras.backend.clear_session()
             bar.update()
     test = {"test": np.asarray(images["test"])}
-    evidence, _ = gather(load_network(MODEL), test, export.tolerance, [100])
+    evidence, _ = gather(load_network(MODEL), test, [100])
     model = plain_graph(evidence.layers, *form)
     kinds = mutations(model, dataset.image_shape, iter(others))
     text, missed = run_mutations(model, evidence, kinds)

@@ -136,6 +136,9 @@ def judge(project: Path, changed: list[str], tolerances: Mapping[str, float]) ->
             pictures.append(name)
             rows.append((name, *found[0][:3], "picture"))
             continue
+        if name.startswith("models/") and name.endswith(".onnx"):
+            rows.append((name, *found[0][:3], "model"))
+            continue
         metric_differs = metric_differs or name.startswith("metrics/")
         good = good and all(item.accepted for item in found)
         for item in found[:SHOWN]:

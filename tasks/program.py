@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks import tools
 from tasks.environment import ensure
 from tasks.processes import clean, explain, say
-from tasks.runs import heal, recipe, repro
+from tasks.runs import heal, recipe, repro, seeds
 
 TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
 
@@ -70,6 +70,8 @@ TASKS = {
     "repro": repro,
     "heal": heal,
     "recipe": recipe,
+    "seeds": seeds,
+    "dataset": tools.dataset,
     "page": tools.page,
     "test-web": tools.test_web,
     "apt": tools.apt,

@@ -25,6 +25,7 @@ import yaml
 
 from pipeline.files import md5
 from pipeline.guard import ALONE, BY_HAND, CHECKPOINT, LOCK, PIPELINE, alone
+from pipeline.params import PARAMS_FILE
 from tasks.processes import DATABASES, STATE, answer, explain
 from tasks.runs import REPAIRED, RWLOCK, VERIFIED, signature
 
@@ -284,7 +285,7 @@ def verify(cache: Path) -> list[Damage]:
     found, whole = compare(cache, cached=False)
     if not found:
         listings = [object_of(number, cache) for number in outputs_of().values()]
-        seen = [LOCK, *whole, *(path for path in listings if path.suffix == ".dir")]
+        seen = [LOCK, PARAMS_FILE, *whole, *(path for path in listings if path.suffix == ".dir")]
         known = {str(path): signature(path) for path in seen if path.is_file()}
         VERIFIED.parent.mkdir(exist_ok=True)
         VERIFIED.write_text(json.dumps(known), encoding="utf-8")

@@ -29,7 +29,29 @@ def repro() -> int:
     look()
     ensure()
     with alone() as lock:
-        return run_stages(Path.cwd(), clean(), lock)
+        status = check() or run_stages(Path.cwd(), clean(), lock)
+    if status == 0 and os.environ.get("MAKECMDGOALS", "") in ("", "repro"):
+        show_results()
+    return status
+
+
+def check() -> int:
+    """Check params.yaml, unless nothing has changed since the last run; return the exit status."""
+    return 0 if verified(Path()) else call(["python", "-m", "tasks.check"])
+
+
+def show_results(folder: Path = Path()) -> None:
+    """Say what there is now and what can be done with it."""
+    metrics: dict[str, float] = {}
+    for path in sorted(folder.glob("metrics/*.json")):
+        metrics |= json.loads(path.read_text(encoding="utf-8"))
+    names = [name for name in ("test_accuracy", "validation_accuracy") if name in metrics]
+    shown = [f"{name} {metrics[name]:.4f}" for name in names]
+    shown += [str(path.relative_to(folder)) for path in sorted(folder.glob("models/*.onnx"))]
+    if shown:
+        say(f"{', '.join(shown)}, pictures in plots/")
+        say("next: `make report`, all of it in one file; `make page`, the model on a web page; "
+            "README.md")  # fmt: skip
 
 
 def heal() -> int:
@@ -37,7 +59,7 @@ def heal() -> int:
     look()
     ensure()
     with alone() as lock:
-        status = call(["python", "-m", "tasks.repair"], keep=(lock,))
+        status = check() or call(["python", "-m", "tasks.repair"], keep=(lock,))
         return run_stages(Path.cwd(), clean(), lock) if status in (0, REPAIRED) else status
 
 
@@ -108,13 +130,27 @@ def signature(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def recipe() -> int:
+def seeds() -> int:
+    """Run a preset with the seeds 1 to SEEDS, and print mean and standard deviation."""
+    count = os.environ.get("SEEDS") or "5"
+    if not re.fullmatch(r"[1-9]\d{0,3}", count):
+        raise RuntimeError(f"SEEDS is how many, as in SEEDS=5; got {count!r}")
+    for seed in range(1, int(count) + 1):
+        if status := recipe(str(seed)):
+            return status
+    return call(["python", "-m", "report.seeds", os.environ.get("NAME", ""), count])
+
+
+def recipe(seed: str = "") -> int:
     """Run presets/NAME.yaml as a DVC experiment of that name: `make recipe NAME=quick SEED=1`.
 
     The stages run in a clone of HEAD that shares DVC's cache, so that this folder, its stash and
     HEAD stay as they are, however this ends. What needs no other parameters is not run again.
     """
-    preset, seed = Path("presets", f"{os.environ.get('NAME')}.yaml"), os.environ.get("SEED", "")
+    preset, seed = (
+        Path("presets", f"{os.environ.get('NAME')}.yaml"),
+        seed or os.environ.get("SEED", ""),
+    )
     presets = sorted(Path("presets").glob("*.yaml"))
     if preset not in presets:
         names = ", ".join(path.stem for path in presets)

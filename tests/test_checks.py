@@ -18,7 +18,7 @@ from checks.lock import stale
 from tests.conftest import ROOT, edited, paper_values
 
 PICTURE = b"\x89PNG\r\n\x1a\n\xff\xfe"  # not UTF-8
-METRICS = {"train_loss": 0.5, "images": 3, "deep": {"f1": 0.75}}
+METRICS = {"train_loss": 0.5, "images": 3, "test_accuracy": 0.75}
 LOCK = {
     "stages": {
         "one": {"cmd": "ls", "outs": [{"path": "data/raw", "md5": "1"}]},
@@ -62,7 +62,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("test_loss", 0.3, 0.2, True, "better"),
         ("test_accuracy", 0.9, 0.8, False, "WORSE by more than 0.05"),
         ("test_accuracy", 0.9, 0.85, True, "worse, within 0.05"),
-        ("per_class.Bag.recall", 0.9, 0.1, False, "WORSE by more than 0.05"),
+        ("validation_accuracy", 0.9, 0.8, False, "WORSE by more than 0.05"),
         ("expected_calibration_error", 0.0, 0.1, False, "WORSE by more than 0.05"),
         ("within_bound", 70000, 69999, False, "WORSE by more than 0.05"),
         ("within_bound", 70000, 70000, True, "same"),
@@ -72,7 +72,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("test_loss", 0.3, "low", False, "NOT A NUMBER"),
         ("test_loss", 0.3, ABSENT, False, "MISSING"),
         ("test_loss", ABSENT, 0.3, True, "new"),
-        ("train_examples.0.class", 9, 7, True, "changed"),
+        ("argmax_certified", 9, 7, True, "changed"),
         ("latency", 3, 3, False, "UNKNOWN METRIC: add it to BETTER in checks/gate.py"),
     ],
 )
@@ -92,7 +92,7 @@ def test_every_metric_of_the_pipeline_is_known() -> None:
 @pytest.mark.parametrize(
     ("content", "status", "says"),
     [
-        (json.dumps(METRICS), 0, "| train_loss | 0.5    | 0.5    | same      |"),
+        (json.dumps(METRICS), 0, "| train_loss    | 0.5    | 0.5    | same      |"),
         (json.dumps(METRICS | {"train_loss": 0.6}), 1, "gate: refused: 1 of 3 metrics"),
         (json.dumps(METRICS | {"latency": 1}), 1, "gate: refused: 1 of 4 metrics"),
         ("{}", 1, "gate: refused: 3 of 3 metrics"),

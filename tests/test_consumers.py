@@ -63,8 +63,8 @@ def project(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("project")
     for name in ("models", "data/prepared"):
         (folder / name).mkdir(parents=True)
-    save_model(folder / "models/fashion_mlp.onnx", kernel(), {"en": NAMES})
-    labels = {"dataset": "colours", "image_shape": [28, 28], "class_names": {"en": NAMES}}
+    save_model(folder / "models/fashion_mlp.onnx", kernel(), {"ru": NAMES})
+    labels = {"dataset": "colours", "image_shape": [28, 28], "class_names": {"ru": NAMES}}
     (folder / "models/labels.json").write_text(json.dumps(labels, indent=2))
     np.save(folder / "data/prepared/test_images.npy", images)
     (folder / "consumers").symlink_to(ROOT / "consumers")
@@ -176,10 +176,13 @@ def test_readme_shows_what_a_command_prints(number: int) -> None:
 
 
 @pytest.mark.consumers
-def test_boot_is_the_first_test_image() -> None:
-    image = np.load(ROOT / "data/prepared/test_images.npy", mmap_mode="r")[0].reshape(28, 28)
-    with Image.open(ROOT / "consumers/python/boot.png") as boot:
-        np.testing.assert_array_equal(np.asarray(boot), np.asarray(photo_of(image)))
+@pytest.mark.parametrize(
+    ("name", "number"), [("boot", 0), ("trousers", 2), ("shirt", 4), ("bag", 18)]
+)
+def test_shipped_photo_is_the_test_image_that_readme_says(name: str, number: int) -> None:
+    image = np.load(ROOT / "data/prepared/test_images.npy", mmap_mode="r")[number].reshape(28, 28)
+    with Image.open(ROOT / f"consumers/photos/{name}.png") as shipped:
+        np.testing.assert_array_equal(np.asarray(shipped), np.asarray(photo_of(image)))
 
 
 def test_examples_import_nothing_of_ours() -> None:

@@ -32,7 +32,7 @@ NEWER = {
     r"^\.WAIT|\s\.WAIT": "4.4",
 }
 # Modules that run inside .venv.
-INSTALLED = {"repair", "presets"}
+INSTALLED = {"check", "repair", "presets", "dataset"}
 
 
 def test_makefile_has_no_feature_newer_than_make_3_81() -> None:

@@ -107,9 +107,9 @@ def test_the_defaults_are_the_papers_training() -> None:
             "'^[0-9a-f]{64}$'; got 'beef'",
         ),
         (
-            "export.tolerance",
+            "gate.tolerances.other",
             float("nan"),
-            "export.tolerance: input should be a finite number; got nan",
+            "gate.tolerances.other: input should be a finite number; got nan",
         ),
     ],
 )

@@ -44,7 +44,7 @@ if (!images || !values.probabilities) fail("expected MODEL IMAGES.npy --probabil
 for (const path of [model, images]) if (!existsSync(path)) fail(`${path}: no such file`);
 const browser = await launch();
 const { server, address } = await serve({
-  "/web/vendor/fashion_mlp.onnx": model,
+  "/web/vendor/model.onnx": model,
   "/images.npy": images,
 });
 try {
