@@ -59,7 +59,7 @@ def node_place(node: onnx.NodeProto) -> tuple[str, str]:
 
 def user_of(tensor: str, model: onnx.ModelProto) -> onnx.NodeProto | None:
     """Find the first node that computes with a constant and with the model's inputs."""
-    depends = _dependent(model)
+    depends = dependent(model)
     constant = {tensor}
     for node in model.graph.node:
         if constant & set(node.input):
@@ -118,7 +118,7 @@ def _first_node(model: onnx.ModelProto, found: Mapping[str, bool]) -> onnx.NodeP
 
 def _judged(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> set[str]:
     """Name what can be compared: float values that depend on the inputs."""
-    depends = _dependent(model)
+    depends = dependent(model)
     return {
         name
         for name, array in values.items()
@@ -127,7 +127,7 @@ def _judged(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> set[str
     }
 
 
-def _dependent(model: onnx.ModelProto) -> set[str]:
+def dependent(model: onnx.ModelProto) -> set[str]:
     """Name the values that depend on the inputs, and the inputs."""
     depends = {value.name for value in model.graph.input}
     for node in model.graph.node:
