@@ -152,9 +152,9 @@ def stage_lines(folder: Path = ROOT) -> list[str]:
         f"export: uint8: bytes in, the same bits out on {export['uint8_bit_identical']:,} images",
         f"export: exact: {proof['exact_sums_proven']:,.0f} sums stay within 2^24 on every image "
         "(the largest …% of it), so none rounds",
-        f"export: exact: the class of the original on {export['exact_argmax_agreement']:,} of "
-        f"{export['images']:,} images; probabilities within {proof['exact_largest_difference']:.1e}; logits, on "
-        "any image, within …",
+        "export: exact: the class of the original on "
+        f"{export['exact_argmax_agreement']:,} of {export['images']:,} images; probabilities "
+        f"within {proof['exact_largest_difference']:.1e}; logits, on any image, within …",
         f"export: models/fashion_mlp.onnx, {sizes['models/fashion_mlp.onnx']:,} bytes, equal to "
         f"Keras on {total} images",
     ]

@@ -69,7 +69,8 @@ def prove_exact_sums(model: onnx.ModelProto, output: str = "logits") -> Theorem:
             if node.op_type == "MatMul":
                 found = [_product(known[node.input[0]], constants[node.input[1]], shares)]
             else:
-                found = RULES[node.op_type](node, known, shares)
+                rule = _growing if node.op_type in GROWING else RULES[node.op_type]
+                found = rule(node, known, shares)
         except KeyError as error:
             raise ValueError(f"node {node.name} ({node.op_type}): no rule for {error}") from None
         except ValueError as error:
@@ -207,5 +208,4 @@ RULES: dict[str, Callable[..., list[Range]]] = {
     "Floor": _floor,
     "Gather": _gather,
     "Slice": _slice,
-    **dict.fromkeys(GROWING, _growing),
 }
