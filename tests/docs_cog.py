@@ -8,17 +8,21 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel
 from tabulate import tabulate
 
 from consumers.runtimes import RUNTIMES
 from fashion_mlp.pictures import paper
+from pipeline.params import Params
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = [f"metrics/{stage}.json" for stage in ("train", "evaluate", "export")]
@@ -166,3 +170,60 @@ def run(folder: Path | str, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def parameters() -> str:
+    """Write a table for each section of params.yaml: key, what is allowed, default, meaning."""
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    meanings, parts = comments(text), []
+    for section, values in yaml.safe_load(text).items():
+        model: Any = Params.model_fields[section].annotation
+        rows = [["key", "allowed", "the paper's", "meaning"]]
+        for key in values:
+            field = model.model_fields[key]
+            default = "" if field.is_required() else written(field.default)
+            said = allowed(field.annotation, field.metadata)
+            rows.append([f"`{key}`", said, default, meanings.get(f"{section}.{key}", "")])
+        table = tabulate(rows, "firstrow", "github", disable_numparse=True)
+        parts.append(f"## {section}\n\n{table}\n")
+    return "\n".join(parts).rstrip()
+
+
+def written(value: Any) -> str:
+    """Write a default as YAML has it; nothing for a whole section."""
+    if isinstance(value, BaseModel):
+        return ""
+    return f"`{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`"
+
+
+def comments(text: str) -> dict[str, str]:
+    """Read the comment behind each key of params.yaml, by dotted key."""
+    found, path = {}, dict[int, str]()
+    for indent, key, comment in re.findall(r"^( *)(\w+):[^#\n]*(?:# *(.*))?$", text, re.M):
+        path = {depth: name for depth, name in path.items() if depth < len(indent)}
+        path[len(indent)] = key
+        if comment:
+            found[".".join(path.values())] = comment
+    return found
+
+
+def allowed(kind: Any, metadata: Sequence[Any]) -> str:
+    """Say in words what a type of the schema, with its limits, allows."""
+    if get_origin(kind) is Annotated:
+        return allowed(kind.__origin__, [*kind.__metadata__, *metadata])
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (list, tuple):
+        return f"list: {allowed(get_args(kind)[0], ())}"
+    words = {int: "whole number", float: "number", bool: "true, false", str: "text"}
+    if kind not in words:
+        return "see below"
+    limits = [limit for one in metadata for limit in getattr(one, "metadata", [one])]
+    signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+    said = [
+        f"{sign} {getattr(limit, name):,}"
+        for name, sign in signs
+        for limit in limits
+        if getattr(limit, name, None) is not None
+    ]
+    return " ".join([words[kind], ", ".join(said)]).rstrip()
