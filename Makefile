@@ -26,6 +26,8 @@ override CHROMIUM := $(value CHROMIUM)
 override DIR := $(value DIR)
 override KEY := $(value KEY)
 export DIR KEY NAME FOLDER PLAIN SHAPE SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
+# Options that a shell would take from its user's: noclobber, noexec.
+unexport SHELLOPTS BASHOPTS BASH_ENV ENV CDPATH
 
 help:  ## list the targets
 	@$(TASK) help

@@ -11,8 +11,9 @@ from pathlib import Path
 from tasks.processes import answer
 
 GIVEN = ("dvc.yaml", "params.yaml", ".dvc/config")  # what a clone has, and DVC can't do without
-USED = (".dvc", ".run", "data", "models", "metrics", "plots")
-FOLDER = os.R_OK | os.W_OK | os.X_OK
+WRITTEN = (".dvc", ".run", "data", "models", "metrics", "plots")
+READ = os.R_OK | os.X_OK  # of a folder
+WRITE = READ | os.W_OK
 UNUSABLE = ":{}"  # PATH is cut at colons; DVC's progress bar takes braces for its own
 
 
@@ -24,11 +25,13 @@ def look() -> None:
         OSError: a folder or a file is not this user's to read or write.
     """
     look_at_name(Path.cwd())
-    look_at_git()
-    look_at_folders()
+    tracked = look_at_git()
+    folders = sorted({parent for path in tracked for parent in path.parents})
+    for path in folders:
+        look_at_folder(path)
     for name in GIVEN:
         look_at_given(Path(name))
-    for path, needed in used():
+    for path, needed in used(folders, tracked):
         if not os.access(path, needed):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
@@ -64,15 +67,18 @@ def look_at_given(path: Path) -> None:
         raise RuntimeError(f"{path}: {fault}; `git checkout HEAD -- {path}` brings it back")
 
 
-def look_at_git() -> None:
+def look_at_git() -> list[Path]:
     """Look whether this folder is the root of a git repository, which DVC needs.
+
+    Returns:
+        The files that git tracks.
 
     Raises:
         RuntimeError: it is not; the text has git's own reason.
     """
     try:
         prefix = answer(["git", "rev-parse", "--show-prefix"]).strip()
-        answer(["git", "ls-files"])  # reads its index
+        tracked = answer(["git", "ls-files", "-z"]).split("\0")
     except FileNotFoundError:
         raise RuntimeError("git is missing; on Debian or Ubuntu: apt-get install git") from None
     except RuntimeError as error:
@@ -81,32 +87,38 @@ def look_at_git() -> None:
         raise RuntimeError(
             f"this folder is {prefix} of another git repository; `git clone` the project elsewhere"
         )
+    return [Path(name) for name in tracked if name]
 
 
-def look_at_folders() -> None:
+def look_at_folder(path: Path) -> None:
     """Refuse a link or a file in place of a folder; DVC keeps no output where a link leads.
 
     Raises:
-        RuntimeError: names the first.
+        RuntimeError: it is one.
     """
-    tracked = answer(["git", "ls-files", "-z"]).split("\0")
-    for path in sorted({parent for name in tracked for parent in Path(name).parents}):
-        if path.is_symlink() or path.is_file():
-            raise RuntimeError(
-                f"{path}: a link or a file in place of a folder: remove it; "
-                f"`git checkout HEAD -- {path}` brings the folder back. What may lie elsewhere "
-                f"are the data (FASHION_MNIST_DIR) and DVC's cache (`dvc cache dir --local`)"
-            )
+    if path.is_symlink() or path.is_file():
+        raise RuntimeError(
+            f"{path}: a link or a file in place of a folder: remove it; "
+            f"`git checkout HEAD -- {path}` brings the folder back. What may lie elsewhere "
+            f"are the data (FASHION_MNIST_DIR) and DVC's cache (`dvc cache dir --local`)"
+        )
 
 
-def used() -> Iterator[tuple[Path, int]]:
-    """Yield the folders and files that a run uses, and what it must be able to do with each."""
-    yield Path(), FOLDER
-    if Path("dvc.lock").is_file():
-        yield Path("dvc.lock"), os.R_OK | os.W_OK
-    for top in filter(os.path.isdir, USED):
-        yield Path(top), FOLDER
-        for folder, folders, files in os.walk(top):
-            yield from ((Path(folder, name), FOLDER) for name in folders)
+def used(folders: list[Path], tracked: list[Path]) -> Iterator[tuple[Path, int]]:
+    """Yield the folders and files that a run uses, and what it must be able to do with each.
+
+    Args:
+        folders: those of the tracked files, outer ones first.
+        tracked: files, which may have been removed.
+    """
+    yield Path(), WRITE
+    yield from ((path, READ) for path in folders if path.is_dir())
+    yield from ((path, os.R_OK) for path in tracked if os.access(path, os.F_OK))
+    for top in filter(Path.is_dir, map(Path, WRITTEN)):
+        yield top, WRITE
+        for folder, inner, files in os.walk(top):
+            yield from ((Path(folder, name), WRITE) for name in inner)
             paths = [Path(folder, name) for name in files]
             yield from ((path, os.R_OK) for path in paths if not path.is_symlink())
+    if Path("dvc.lock").is_file():
+        yield Path("dvc.lock"), os.R_OK | os.W_OK

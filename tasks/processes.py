@@ -23,12 +23,11 @@ PASSED = {
     *("PIP_TRUSTED_HOST", "PIP_PROXY", "PIP_CERT", "PIP_CLIENT_CERT", "PIP_KEYRING_PROVIDER"),
     *("PIP_TIMEOUT", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES", "PIP_CACHE_DIR", "PIP_NO_CACHE_DIR"),
 }
-# Set by an outer `make`, by a git hook, by an activated environment; options of shells.
+# Set by an outer `make`, by a git hook, by an activated environment.
 DROPPED = {
     *("MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKELEVEL", "MAKECMDGOALS", "VIRTUAL_ENV"),
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"),
     *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX"),
-    *("SHELLOPTS", "BASHOPTS", "BASH_ENV", "ENV", "CDPATH"),
 }
 
 REMEDIES = {

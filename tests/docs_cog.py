@@ -84,7 +84,12 @@ def holds(true: bool) -> str:
 def conformance() -> str:
     """Sum up consumers/conformance.json."""
     found = json.loads((ROOT / "consumers/conformance.json").read_text(encoding="utf-8"))
-    enforced = [found["runtimes"][one.key] for one in RUNTIMES if one.enforced]
+    enforced = [
+        found[file][one.key]
+        for file in ("float32", "uint8")
+        for one in RUNTIMES
+        if one.enforced and file in one.files
+    ]
     least, most = (
         choose(result[key] for result in enforced)
         for choose, key in ((min, "argmax_agreement"), (max, "max_difference"))

@@ -1,6 +1,8 @@
 """gate, check-repro and check-lock: in a real repository, with a `make` that changes some files."""
 
 import json
+import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +166,21 @@ def test_check_repro_accepts_what_is_within_the_tolerances_alone(
     assert says in printed
     assert f"check-repro: {'accepted' if accepted else 'refused'}: " in printed
     assert status == (0 if accepted else 1)
+
+
+def test_check_repro_runs_in_a_hostile_place_and_not_as_root(project: Path, capfd: Any) -> None:
+    says = "user $$(id -u), $$KERAS_MAX_EPOCHS epoch, shell $$SHELL, in $$(pwd)"
+    _, printed = check_repro(project, f'echo "{says}"', capfd)
+    user = os.geteuid() or pwd.getpwnam("nobody").pw_uid
+    assert f"user {user}, 1 epoch, shell /nowhere, in /" in printed
+    assert "/папка с пробелом/folder with a space\n" in printed
+
+
+def test_check_repro_makes_the_outputs_that_git_tracks_anew(project: Path, capfd: Any) -> None:
+    stage = {"cmd": "true", "metrics": [{LOSS: {"cache": False}}]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    status, printed = check_repro(project, "true", capfd)
+    assert (status, "REFUSED: [Errno 2] No such file" in printed) == (1, True)
 
 
 def test_check_repro_says_that_all_is_reproduced_or_that_make_failed(

@@ -148,7 +148,7 @@ STATES = {
     "folders": (
         folder,
         (".dvc/tmp/rwlock", ".dvc/tmp/rwlock.lock", "dvc.lock", DATABASES, ".run/lock",
-         ".run/verified.json"),
+         ".run/checkpoint", ".run/by_hand.json", ".run/verified.json"),
     ),
 }  # fmt: skip
 
@@ -169,6 +169,45 @@ def test_make_goes_on_from_damaged_state(tiny: Tiny, name: str) -> None:
     for path in paths:
         assert not path.exists() or path.is_file()
         assert not path.is_file() or not path.read_bytes().endswith(b"{garbage")
+
+
+def test_make_goes_on_where_a_file_lies_in_place_of_a_folder(tiny: Tiny) -> None:
+    good = tiny.results()
+    for name in (".dvc/tmp", ".dvc/cache/files/md5", ".dvc/cache/runs", ".run/dvc/repo"):
+        shutil.rmtree(tiny.folder / name)
+        (tiny.folder / name).touch()
+    (tiny.folder / "models/model").unlink()
+    output = tiny.do("make")
+    assert output.count(": a file in place of a folder") == 4
+    assert tiny.results() == good
+
+
+def test_a_lock_that_is_a_folder_of_somebodys_is_left_alone(tiny: Tiny) -> None:
+    (tiny.folder / "dvc.lock").unlink()
+    (tiny.folder / "dvc.lock/mine").mkdir(parents=True)
+    status, output = tiny.run("make")
+    assert "heal: error: dvc.lock: Directory not empty; remove what lies there\n" in output
+    assert (status, (tiny.folder / "dvc.lock/mine").is_dir()) == (2, True)
+
+
+def test_garbage_in_dvc_yaml_costs_nothing_and_is_named(tiny: Tiny) -> None:
+    lock = (tiny.folder / "dvc.lock").read_bytes() + b"# mine\n"
+    (tiny.folder / "dvc.lock").write_bytes(lock)
+    (tiny.folder / "dvc.yaml").write_text("garbage")
+    status, output = tiny.run("make")
+    says = "make: not as committed: dvc.yaml; `git checkout HEAD -- dvc.yaml` brings it back\n"
+    assert (status, says in output, "Traceback" in output) == (2, True, False)
+    assert (tiny.folder / "dvc.lock").read_bytes() == lock
+
+
+def test_no_shell_option_and_no_locale_gets_into_a_stage(tiny: Tiny, tmp_path: Path) -> None:
+    good = tiny.results()
+    tiny.make_stale()
+    (tmp_path / "sh").symlink_to(str(shutil.which("bash")))  # which takes SHELLOPTS, unlike dash
+    path = f"{tmp_path}{os.pathsep}{tiny.environment['PATH']}"
+    output = tiny.do("make", PATH=path, SHELL="/nowhere", SHELLOPTS="noexec", LC_ALL="C")
+    assert "Running stage 'train'" in output
+    assert tiny.results() == good
 
 
 def test_make_goes_on_after_dvc_was_killed_and_nobody_reaped_it(tiny: Tiny) -> None:

@@ -317,8 +317,9 @@ def see(image: Image.Image, shape: tuple[int, int], photos: str) -> tuple[np.nda
     values = 255 - np.minimum(255, rounded(255 * values, grey(ground)))
     if values.max() < FAINT:
         raise ValueError("nothing darker than its background; try a lighter background")
-    edge = np.concatenate([seen[0], seen[-1], seen[1:-1, 0], seen[1:-1, -1]])
-    return centre(values, shape).astype(np.uint8), float(edge.mean())
+    edge = np.ones_like(seen)
+    edge[1:-1, 1:-1] = False
+    return centre(values, shape).astype(np.uint8), float(seen[edge].mean())
 
 
 def centre(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
