@@ -691,9 +691,10 @@ def test_busy_backgrounds_get_a_warning(
 
 def outlines(image: np.ndarray) -> Image.Image:
     """Draw along the edge of what is on a picture, with a pen of the page's width."""
-    mask = Image.fromarray(np.where(image > 40, 255, 0).astype(np.uint8)).resize((560, 560))
-    wide, narrow = (np.asarray(mask.filter(it(15))) > 127 for it in (MaxFilter, MinFilter))
-    return Image.fromarray(np.where(wide & ~narrow, 51, 255).astype(np.uint8))
+    mask = Image.fromarray(np.where(image > 40, 255, 0).astype(np.uint8)).resize((112, 112))
+    wide, narrow = (np.asarray(mask.filter(it(7))) > 127 for it in (MaxFilter, MinFilter))
+    line = np.where(wide & ~narrow, 51, 255).astype(np.uint8)
+    return Image.fromarray(line).resize((560, 560))
 
 
 def letter(number: int) -> Image.Image:
