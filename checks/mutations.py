@@ -50,8 +50,12 @@ class Mutation(NamedTuple):
 
 
 def arrays_of(model: onnx.ModelProto) -> Weights:
-    """Copy the initializers, by name."""
-    return {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in model.graph.initializer}
+    """Copy the float32 initializers, by name."""
+    return {
+        tensor.name: numpy_helper.to_array(tensor).copy()
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    }
 
 
 def weights(change: Callable[[Weights, np.random.Generator], object]) -> Mutate:
@@ -61,7 +65,8 @@ def weights(change: Callable[[Weights, np.random.Generator], object]) -> Mutate:
         arrays = arrays_of(model)
         change(arrays, rng)
         for tensor in model.graph.initializer:
-            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+            if tensor.name in arrays:
+                tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
 
     return mutate
 
@@ -321,7 +326,7 @@ def main() -> int:
             set_layers(network, layers)
             others.append([array for layer in layers for array in layer[:2]])
             try:
-                evidence, _ = gather(network, images, export.tolerance, [7, 1000])
+                evidence, _ = gather(network, images, [7, 1000])
                 model = plain_graph(evidence.layers, *form)
                 prove(Candidate(model, model), evidence, lambda line: None)
             except ValueError as error:
@@ -329,7 +334,7 @@ def main() -> int:
             keras.backend.clear_session()
             bar.update()
     test = {"test": np.asarray(images["test"])}
-    evidence, _ = gather(load_network(MODEL), test, export.tolerance, [100])
+    evidence, _ = gather(load_network(MODEL), test, [100])
     model = plain_graph(evidence.layers, *form)
     kinds = mutations(model, dataset.image_shape, iter(others))
     text, missed = run_mutations(model, evidence, kinds)

@@ -83,7 +83,7 @@ def other_values(values: Mapping[str, Any], section: Any = Params, at: str = "")
         elif isinstance(value, list | tuple):
             other = [3, 2]
         elif isinstance(value, int):
-            other = value - 1 if value > 1 else value + 1
+            other = value + 1
         else:
             other = value / 2 or 0.25
         if other is not None:

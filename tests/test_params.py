@@ -107,9 +107,9 @@ def test_the_defaults_are_the_papers_training() -> None:
             "'^[0-9a-f]{64}$'; got 'beef'",
         ),
         (
-            "export.tolerance",
+            "gate.tolerances.other",
             float("nan"),
-            "export.tolerance: input should be a finite number; got nan",
+            "gate.tolerances.other: input should be a finite number; got nan",
         ),
     ],
 )
@@ -117,6 +117,16 @@ def test_check_params_says_key_value_and_what_is_allowed(
     key: str, value: Any, message: str
 ) -> None:
     assert fault(edited(VALUES, {key: value})) == f"params.yaml: {message}"
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\x1b[2J", "a\nb"])
+def test_check_params_refuses_a_class_name_that_a_spreadsheet_or_a_terminal_would_run(
+    name: str,
+) -> None:
+    for language in ("en", "ru"):
+        text = fault(edited(VALUES, {f"dataset.class_names.{language}": [name, *"abcdefghi"]}))
+        allowed = "a name of printable letters that does not begin with =, +, - or @"
+        assert text == f"params.yaml: dataset.class_names.{language}.0: {allowed}; got {name!r}"
 
 
 def test_check_params_names_every_fault_in_a_line_of_its_own() -> None:

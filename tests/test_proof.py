@@ -15,18 +15,19 @@ from fashion_mlp.network import engine
 from fashion_mlp.proof import levels
 from fashion_mlp.proof.evidence import Evidence, gather, uncertified
 from fashion_mlp.proof.levels import LEVELS, Candidate, prove
+from fashion_mlp.proof.reference import FLOAT32
 from stages import export
 from tests.oracle import DEPTHS, make_images, make_layers, network_of
 
 SHAPE, CLASSES = (4, 4), 3
 PIXELS = SHAPE[0] * SHAPE[1]
-FORM = (18, 8)
+FORM = (13, 8)
 EPSILON = np.float32(1e-40)  # a denormal
 
 
-def gathered(layers: Sequence[Any], tolerance: float = 1e-5) -> Evidence:
+def gathered(layers: Sequence[Any]) -> Evidence:
     images = {"train": make_images(60, PIXELS, 4), "test": make_images(300, PIXELS, 5)}
-    return gather(network_of(layers), images, tolerance, [1, 7])[0]
+    return gather(network_of(layers), images, [1, 7])[0]
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,9 @@ def test_prove_counts_what_held(hidden_units: list[int]) -> None:
         "operators": 3 * len(evidence.layers),
         "initializers_bit_identical": 2 * len(evidence.layers),
         "weights_bit_identical": sum(a.size for layer in evidence.layers for a in layer[:2]),
+        "float64_images": 300,
         "images": 360,
         "within_bound": 360,
-        "tolerance": 1e-5,
         "argmax_agreement": 360,
         "batch_sizes_agreeing": 2,
         "edge_case_inputs_agreeing": 18,  # all but the largest and the smallest float32
@@ -100,7 +101,7 @@ def test_healthy_networks_are_not_refused(bias: Any, units: list[int]) -> None:
         layers = [layer._replace(bias=np.full_like(layer.bias, value)) for layer in layers]
     images = {"test": make_images(40, PIXELS)}
     network, model = network_of(layers), plain_graph(layers, *FORM)
-    evidence, _ = gather(network, images, 1e-5 if bias != "large logits" else 1.0, [7])
+    evidence, _ = gather(network, images, [7])
     prove(Candidate(model, model), evidence, quiet)
     export.check_converter(network, model, images["test"])
     uint8 = uint8_graph(model)
@@ -128,7 +129,7 @@ STRUCTURE: dict[str, Callable[[onnx.ModelProto], object]] = {
     "extra output": lambda model: model.graph.output.append(
         helper.make_tensor_value_info("dense_1_add", 1, ["N", 8])
     ),
-    "another opset": lambda model: setattr(model.opset_import[0], "version", 17),
+    "another opset": lambda model: setattr(model.opset_import[0], "version", 18),
 }
 
 
@@ -164,10 +165,28 @@ def test_check_bounds_counts_nan_as_a_miss(model: onnx.ModelProto, evidence: Evi
         levels.check_bounds(Candidate(mutant, model), evidence)
 
 
-def test_gather_refuses_keras_outside_the_tolerance(evidence: Evidence) -> None:
-    says = r"Keras, t\w+ image \d+, class \d: expected a prob.*1e-12"
+@pytest.mark.parametrize(
+    ("activation", "count", "says"),
+    [
+        ("elu", 5, r"^dense layer 1: expected .* relu, sigmoid, tanh, got elu; run `dvc repro"),
+        ("linear", 5, r"^dense layer 1: expected one of .*, got linear; run `dvc repro"),
+        ("relu", 0, r"^test images: expected at least one, got 0; run `dvc repro"),
+    ],
+)
+def test_gather_says_what_can_not_be_compared(activation: str, count: int, says: str) -> None:
+    engine.start()
+    network = network_of(make_layers(PIXELS, [8], CLASSES, activation=activation))
     with pytest.raises(ValueError, match=says):
-        gathered(evidence.layers, tolerance=1e-12)
+        gather(network, {"test": make_images(count, PIXELS)}, [7])
+
+
+def test_gather_refuses_keras_outside_the_bound(
+    evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = FLOAT32._replace(unit=FLOAT32.unit / 2**10)
+    monkeypatch.setattr("fashion_mlp.proof.reference.bounds.__defaults__", (narrow,))
+    with pytest.raises(ValueError, match=r"^Keras, train image \d+, class \d: expected a prob"):
+        gathered(evidence.layers)
 
 
 def test_nan_stays_nan_in_onnxruntime_and_in_keras_layer_by_layer(

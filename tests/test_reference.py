@@ -1,11 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashion_mlp.network import engine
-from fashion_mlp.proof.reference import ACTIVATIONS, Bounds, bounds
-from tests.oracle import DEPTHS, forward, make_images, make_layers
+from fashion_mlp.proof.reference import ACTIVATIONS, FLOAT32, Bounds, bounds
+from tests.oracle import DEPTHS, forward, make_images, make_layers, network_of
+
+if TYPE_CHECKING:
+    from fashion_mlp.network.model import Layer
 
 PIXELS, CLASSES = 9, 4
 
@@ -27,21 +35,35 @@ def test_bounds_reference_equals_a_longer_float(activation: str, hidden_units: l
     assert (known.high - known.low).max() < 1e-3
 
 
-def in_float32(layers: list, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
-    """Run in float32, each layer's products added one after the other in an order of its own."""
-    values = images
+def flushed(values: np.ndarray) -> np.ndarray:
+    """Take what is below float32's normal numbers for zero."""
+    return np.where(np.abs(values) < FLOAT32.tiny, np.float32(0), values)
+
+
+def in_float32(
+    layers: list[Layer],
+    images: np.ndarray,
+    rng: np.random.Generator,
+    flush: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> np.ndarray:
+    """Run in float32, each layer's products added one after the other in an order of its own.
+
+    flush: of every operand and result.
+    """
+    values = flush(images)
     for layer in layers:
-        terms = [np.tile(layer.bias, (len(images), 1))]
+        kernel = flush(layer.kernel)
+        terms = [np.tile(flush(layer.bias), (len(images), 1))]
         terms += [
-            column[:, np.newaxis] * row for column, row in zip(values.T, layer.kernel, strict=True)
+            flush(column[:, np.newaxis] * row) for column, row in zip(values.T, kernel, strict=True)
         ]
         total = np.zeros_like(terms[0])
         for place in rng.permutation(len(terms)):
-            total = total + terms[place]
+            total = flush(total + terms[place])
         values = total if layer.activation == "softmax" else np.maximum(total, np.float32(0))
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    powers = flush(np.exp(flush(values - values.max(axis=1, keepdims=True))))
     assert powers.dtype == np.float32
-    return powers / powers.sum(axis=1, keepdims=True)
+    return flush(powers / powers.sum(axis=1, keepdims=True))
 
 
 @settings(max_examples=150, deadline=None)
@@ -52,9 +74,45 @@ def test_bounds_hold_for_any_order_of_adding(
     layers = make_layers(PIXELS, hidden_units, CLASSES, seed, scale)
     images = make_images(20, PIXELS, seed)
     known, rng = bounds(layers, images), np.random.default_rng(seed)
-    for _ in range(3):
-        found = in_float32(layers, images, rng)
+    for flush in (np.asarray, np.asarray, flushed):
+        found = in_float32(layers, images, rng, flush)
         assert ((known.low <= found) & (found <= known.high)).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(-130, 60), min_size=4, max_size=4))
+def test_bounds_hold_where_operands_are_flushed_to_zero(seed: int, powers: list[int]) -> None:
+    """Layers small and large in turn: what is lost at the end of float32's range comes back."""
+    layers, images = make_layers(PIXELS, [8, 8], CLASSES, seed), make_images(20, PIXELS, seed)
+    layers = [
+        layer._replace(kernel=np.ldexp(layer.kernel, power), bias=np.ldexp(layer.bias, power - 30))
+        for layer, power in zip(layers, powers, strict=False)
+    ]
+    known = bounds(layers, np.ldexp(images, powers[3]))
+    for flush in (np.asarray, flushed):
+        rng = np.random.default_rng(seed)
+        with np.errstate(all="ignore"):
+            found = in_float32(layers, np.ldexp(images, powers[3]), rng, flush)
+        assert ((known.low <= found) & (found <= known.high) | np.isnan(known.low)).all()
+
+
+def test_bounds_leave_open_whether_tensorflow_flushes_an_operand() -> None:
+    """float64 says 1, TensorFlow 0.27: it takes the image for zero."""
+    from fashion_mlp.network.model import Layer
+
+    def array(*rows: list[float]) -> np.ndarray:
+        return np.array(rows, np.float32)
+
+    layers = [
+        Layer(array([2.0**60]), array([2.0**-100])[0], "relu"),
+        Layer(array([2.0**80, 0.0]), array([2.0**-20, 1.0])[0], "softmax"),
+    ]
+    image = np.array([[2.0**-130]], np.float32)
+    known, keras = bounds(layers, image), np.asarray(network_of(layers)(image))
+    assert known.probabilities[0, 0] == 1
+    assert keras[0, 0] < 0.27
+    assert (known.low <= keras).all()
+    assert not known.certified().any()
 
 
 @pytest.mark.parametrize("pixel", [np.finfo(np.float32).max, np.inf, np.nan])

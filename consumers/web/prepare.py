@@ -1,6 +1,6 @@
 """Put what the page needs into consumers/web/vendor/: `make page` runs this after `npm ci`.
 
-reads   models/fashion_mlp.onnx, data/raw/*, consumers/web/node_modules/onnxruntime-web
+reads   models/fashion_mlp_exact.onnx, data/raw/*, consumers/web/node_modules/onnxruntime-web
 writes  vendor/model.onnx         the network
         vendor/pictures.bin       the first test pictures, a byte a pixel
         vendor/averages.bin       each class's average training picture, a byte a pixel
@@ -27,12 +27,14 @@ import onnxruntime
 
 WEB = Path(__file__).resolve().parent
 ROOT = WEB.parents[1]
-MODEL = ROOT / "models/fashion_mlp.onnx"
+MODEL = ROOT / "models/fashion_mlp_exact.onnx"
 VENDOR = WEB / "vendor"
 RUNTIME = WEB / "node_modules/onnxruntime-web/dist"
 RAW = ROOT / "data/raw"
 PICTURES = 60  # of the strip: the first of the test set, right and wrong answers alike
-LEAST = 0.01  # of the training pictures are less like their class's average than what gets a warning
+LEAST = (
+    0.01  # of the training pictures are less like their class's average than what gets a warning
+)
 COPIED = {
     "model.onnx": MODEL,
     "onnxruntime.js": RUNTIME / "ort.wasm.bundle.min.mjs",
@@ -111,7 +113,9 @@ def source_address() -> str:
     """Find where the source is: where this was cloned from, or else this folder's own."""
     command = ["git", "config", "--get", "remote.origin.url"]
     url = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    found = re.fullmatch(r"(?:https://|ssh://git@|git@)(?:[^/@]*@)?([^/:]+)[/:](.*?)(\.git)?\s*", url)
+    found = re.fullmatch(
+        r"(?:https://|ssh://git@|git@)(?:[^/@]*@)?([^/:]+)[/:](.*?)(\.git)?\s*", url
+    )
     return f"https://{found[1]}/{found[2]}" if found else "page.js"
 
 

@@ -23,13 +23,12 @@ from fashion_mlp.export.quantize import BYTE, TABLE_END, TABLE_STEP, Quantized, 
 class _Graph:
     """Nodes and constants, as they are added."""
 
-    def __init__(self, opset: int) -> None:
-        self.opset = opset
+    def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
 
-    def constant(self, name: str, value: Any) -> str:
-        self.constants[name] = np.asarray(value, np.float32)
+    def constant(self, name: str, value: Any, dtype: type = np.float32) -> str:
+        self.constants[name] = np.asarray(value, dtype)
         return name
 
     def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
@@ -37,14 +36,13 @@ class _Graph:
         self.nodes.append(node)
         return output
 
-    def split(self, value: str, count: int) -> list[str]:
-        """Cut columns into so many equal parts."""
-        parts = [f"{value}_{number}" for number in range(count)]
-        number: dict[str, Any] = {"num_outputs": count} if self.opset >= 18 else {}
-        self.nodes.append(
-            helper.make_node("Split", [value], parts, f"{value}_split", axis=1, **number)
-        )
-        return parts
+    def columns(self, value: str, number: int, count: int) -> str:
+        """Take one of a matrix's equal groups of columns. Split is read by fewer runtimes."""
+        ends = [
+            self.constant(f"column_{end}", [end], np.int64)
+            for end in (number * count, (number + 1) * count, 1)
+        ]
+        return self.node("Slice", [value, *ends], f"{value}_part_{number}")
 
 
 def exact_graph(layers: Sequence[Quantized], opset: int, ir_version: int) -> onnx.ModelProto:
@@ -59,7 +57,7 @@ def exact_graph(layers: Sequence[Quantized], opset: int, ir_version: int) -> onn
         opset: version of the operator set.
         ir_version: version of the file format.
     """
-    graph = _Graph(opset)
+    graph = _Graph()
     values = [graph.node("Cast", ["image"], "pixels", to=TensorProto.FLOAT)]
     for number, layer in enumerate(layers, start=1):
         name = f"dense_{number}"
@@ -105,8 +103,10 @@ def _sum(graph: _Graph, name: str, values: Sequence[str], layer: Quantized) -> s
     while len(scaled) > 1:  # from the lowest byte up
         low, high = scaled.pop(), scaled.pop()
         scaled.append(graph.node("Add", [low, high], f"{name}_bytes_{len(scaled)}"))
-    total, *higher = graph.split(scaled[0], layer.parts)
-    for number, part in enumerate(higher, start=1):
+    units = len(layer.bias)
+    total = graph.columns(scaled[0], 0, units)
+    for number in range(1, layer.parts):
+        part = graph.columns(scaled[0], number, units)
         base = graph.constant(f"{name}_base_{number}", 2.0 ** (layer.bits * number))
         raised = graph.node("Mul", [part, base], f"{name}_raised_{number}")
         total = graph.node("Add", [total, raised], f"{name}_sum_{number}")

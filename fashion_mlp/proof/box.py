@@ -17,6 +17,7 @@ probability.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -26,9 +27,8 @@ import numpy as np
 from fashion_mlp.proof.reference import (
     ACTIVATIONS,
     EXP_ERROR,
+    FLOAT32,
     SLACK,
-    TINY,
-    UNIT_ROUNDOFF,
     Bounds,
     bounds,
 )
@@ -37,11 +37,14 @@ if TYPE_CHECKING:
     from fashion_mlp.network.model import Layer
 
 CANDIDATES, ROUNDS = 50, 60  # of the search
+UNIT, TINY = FLOAT32.unit, FLOAT32.tiny
 Span = tuple[np.ndarray, np.ndarray]  # float64 (n,): at least, at most
 
 
 def largest_difference(layers: Sequence[Layer]) -> float:
     """Bound how far apart a probability of two float32 runtimes can be, on any image in [0, 1].
+
+    Rounded up to three digits behind the point.
 
     Args:
         layers: relu, sigmoid or tanh; softmax the last.
@@ -50,33 +53,35 @@ def largest_difference(layers: Sequence[Layer]) -> float:
     values, error = (np.zeros(pixels), np.ones(pixels)), np.zeros(pixels)
     sizes = np.abs(layers[0].kernel).sum(axis=0, dtype=np.float64)  # of the sums |x| |kernel|
     for layer, following in pairwise(layers):
-        own = _own_error(layer, sizes, error)
+        own = _own_error(layer, sizes, error, values)
         error = error @ np.abs(layer.kernel.astype(np.float64)) + own
         sums = _span(layer.kernel, layer.bias, values)
         weights = np.abs(following.kernel.astype(np.float64))
         function, slope, own_error, cuts = ACTIVATIONS[layer.activation]
-        error = np.where(cuts & (sums[1] + error <= 0), 0.0, slope * error + own_error)
+        error = np.where(cuts & (sums[1] + error <= 0), 0.0, slope * error + own_error * UNIT)
         sizes = np.maximum(*map(np.abs, map(function, sums))) @ weights
         if layer.activation == "relu":
             sizes = np.minimum(sizes, _above_relu(layer, values, sums, weights))
         values = (function(sums[0]), function(sums[1]))
     last = layers[-1]
-    own = _own_error(last, sizes, error)
+    own = _own_error(last, sizes, error, values)
     kernel = last.kernel.astype(np.float64)
     apart = np.abs(kernel[:, :, None] - kernel[:, None, :])  # (units, classes, classes)
     difference = np.tensordot(error, apart, 1) + own[:, None] + own
     # Two runtimes round exp, their sum and the division; a rounded difference d of logits moves
     # exp(-d) by u d exp(-d), at most u / e.
-    softmax = 2 * EXP_ERROR + (len(own) + 4) * UNIT_ROUNDOFF
-    return float(np.tanh(difference.max() / 2) + 2 * softmax + 2 * TINY)
+    softmax = (2 * EXP_ERROR + len(own) + 4) * UNIT
+    bound = np.tanh(difference.max() / 2) + 2 * softmax + 2 * TINY
+    return math.ceil(bound * 1000) / 1000
 
 
-def _own_error(layer: Layer, sizes: np.ndarray, error: np.ndarray) -> np.ndarray:
+def _own_error(layer: Layer, sizes: np.ndarray, error: np.ndarray, values: Span) -> np.ndarray:
     """Bound the rounding of a layer's sums, given the sizes of its terms and its inputs' error."""
-    sizes = sizes + error @ np.abs(layer.kernel.astype(np.float64)) + np.abs(layer.bias)
-    terms = len(layer.kernel) + 1
-    relative = terms * UNIT_ROUNDOFF * SLACK
-    return np.asarray(relative / (1 - relative) * sizes + terms * TINY)
+    kernel, terms = np.abs(layer.kernel.astype(np.float64)), len(layer.kernel) + 1
+    relative = terms * UNIT * SLACK
+    sizes = sizes + error @ kernel + np.abs(layer.bias)
+    flushed = kernel.sum(axis=0) + (np.maximum(*map(np.abs, values)) + error).sum() + 4 * terms
+    return np.asarray(relative / (1 - relative) * sizes + TINY * flushed)
 
 
 def _span(kernel: np.ndarray, bias: np.ndarray, values: Span) -> Span:
@@ -125,4 +130,4 @@ def worst_found(layers: Sequence[Layer], images: np.ndarray, known: Bounds) -> f
 
 def _width(known: Bounds) -> np.ndarray:
     """Measure how wide the widest bound of an image is, rounded, so that no machine's sums tell."""
-    return np.asarray(np.round((known.high - known.low).max(axis=1), 6))
+    return np.asarray((known.high - known.low).max(axis=1), np.float32)

@@ -43,7 +43,7 @@ def prove_exact(
     theorem = prove_exact_sums(candidate.model)
     say(
         f"exact: {theorem.sums:,} sums stay within 2^24 on every image "
-        f"(the largest {theorem.largest:.1%} of it), so none rounds"
+        f"(the largest {theorem.largest:.5%} of it), so none rounds"
     )
     answers = {split: candidate.answers(pixels, split) for split in pixels}
     check_bits(candidate, evidence, pixels)

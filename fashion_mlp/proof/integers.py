@@ -177,12 +177,12 @@ def _gather(node: onnx.NodeProto, known: Mapping[str, Range], _: object) -> list
     return [Range(table.low.min(keepdims=True), table.low.max(keepdims=True), table.step)]
 
 
-def _split(node: onnx.NodeProto, known: Mapping[str, Range], _: object) -> list[Range]:
-    value, count = known[node.input[0]], len(node.output)
-    if len(node.input) != 1 or len(value.low) % count:
-        raise ValueError("expected equal parts")
-    lows, highs = np.split(value.low, count), np.split(value.high, count)
-    return [Range(*it, value.step, value.fusible) for it in zip(lows, highs, strict=True)]
+def _slice(node: onnx.NodeProto, known: Mapping[str, Range], _: object) -> list[Range]:
+    value, *rest = (known[name] for name in node.input)
+    start, end, axis = (int(it.low[0]) for it in rest)
+    if axis != 1 or not 0 <= start < end <= len(value.low):
+        raise ValueError("expected columns that are there")
+    return [value._replace(low=value.low[start:end], high=value.high[start:end])]
 
 
 def _each(function: Callable[..., np.ndarray]) -> Callable[..., list[Range]]:
@@ -204,7 +204,7 @@ RULES: dict[str, Callable[..., list[Range]]] = {
     "Mul": _multiply,
     "Floor": _floor,
     "Gather": _gather,
-    "Split": _split,
+    "Slice": _slice,
     "Cast": _each(lambda value: value),
     "Relu": _each(lambda value: np.maximum(value, 0.0)),
     "Max": _each(np.maximum),

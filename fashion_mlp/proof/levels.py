@@ -19,7 +19,9 @@ import onnxruntime
 from onnx import numpy_helper
 
 from fashion_mlp.data.arrays import BATCH_SIZE
+from fashion_mlp.proof.double import one_line, quiet, run_in_double
 from fashion_mlp.proof.evidence import (
+    FLOAT64_IMAGES,
     Evidence,
     Predict,
     batched,
@@ -37,35 +39,42 @@ class Findings(NamedTuple):
     says: str  # with what was measured on this machine: for the screen
 
 
-def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
-    """Make a function that runs the model by onnxruntime on the processor.
+def onnxruntime_run(model: onnx.ModelProto) -> Callable[[Mapping[str, Any]], list[np.ndarray]]:
+    """Make a function that runs a model by onnxruntime: inputs by name -> outputs in order.
 
     Raises:
         ValueError: onnxruntime does not take the model; from the function: it can't run it.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors are raised; nothing else is of interest here
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(),
-            options,
+            quiet(),
             providers=["CPUExecutionProvider"],
             # Makes one scaled product of the uint8 model's Div and a MatMul whose Add it dropped
             # (one unit, bias 0): other bits than those of the plain model.
             disabled_optimizers=["MatMulScaleFusion"],
         )
     except Exception as error:  # its own exceptions have no common class below Exception
-        raise ValueError(f"onnxruntime does not take the model: {_one_line(error)}") from None
-    name = session.get_inputs()[0].name
-    classes = session.get_outputs()[0].shape[1]
+        raise ValueError(f"onnxruntime does not take the model: {one_line(error)}") from None
 
-    def predict(batch: np.ndarray) -> np.ndarray:
+    def run(feeds: Mapping[str, Any]) -> list[np.ndarray]:
         try:
-            return session.run(None, {name: batch})[0]
+            return session.run(None, dict(feeds))
         except Exception as error:
-            raise ValueError(f"onnxruntime can't run the model: {_one_line(error)}") from None
+            raise ValueError(f"onnxruntime can't run the model: {one_line(error)}") from None
 
-    return batched(predict, classes)
+    return run
+
+
+def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
+    """Make a function of images and a batch size that runs a model with one input by onnxruntime.
+
+    Raises:
+        ValueError: as `onnxruntime_run`.
+    """
+    run, name = onnxruntime_run(model), model.graph.input[0].name
+    classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    return batched(lambda batch: run({name: batch})[0], classes)
 
 
 class Candidate:
@@ -104,10 +113,6 @@ class Candidate:
         return self._answers[key]
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def check_structure(candidate: Candidate, evidence: Evidence) -> Findings:
     """Level (a): the file is, field by field, the one expected; only weights are left open.
 
@@ -117,7 +122,7 @@ def check_structure(candidate: Candidate, evidence: Evidence) -> Findings:
     try:
         onnx.checker.check_model(candidate.model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ValueError(f"not valid ONNX: {_one_line(error)}") from None
+        raise ValueError(f"not valid ONNX: {one_line(error)}") from None
     expected, found = (_without_weights(it) for it in (candidate.expected, candidate.model))
     wanted_lines, found_lines = (str(model).splitlines() for model in (expected, found))
     changes = [
@@ -177,27 +182,39 @@ def _check_bits(name: str, expected: np.ndarray, got: np.ndarray) -> None:
         )
 
 
+def check_float64(candidate: Candidate, evidence: Evidence) -> Findings:
+    """Level (c): computed in float64, the file lies inside float64's rounding bound."""
+    images = np.asarray(evidence.images[evidence.batch_split][:FLOAT64_IMAGES], np.float64)
+    (name,) = (value.name for value in candidate.model.graph.input)
+    (answers,) = run_in_double(candidate.model)({name: images}).values()
+    what = f"{evidence.batch_split} image"
+    distance, _ = check_inside("the file in float64", answers, evidence.float64_bounds, what)
+    return Findings(
+        {"float64_images": len(images)},
+        f"inside its rounding bound on {len(images):,} images; largest distance {distance:.1e}",
+    )
+
+
 def check_bounds(candidate: Candidate, evidence: Evidence) -> Findings:
-    """Level (c): on every image onnxruntime lies inside the rounding bound and the tolerance."""
+    """Level (d): on every image onnxruntime lies inside float32's rounding bound."""
     used = [
         check_inside(
             "onnxruntime",
             candidate.answers(evidence.images, split),
             evidence.bounds[split],
             f"{split} image",
-            evidence.tolerance,
         )
         for split in evidence.images
     ]
     total = sum(len(images) for images in evidence.images.values())
     return Findings(
-        {"images": total, "within_bound": total, "tolerance": evidence.tolerance},
+        {"images": total, "within_bound": total},
         f"onnxruntime inside on {total:,} of {total:,} images; {describe_distance(used)}",
     )
 
 
 def check_classes(candidate: Candidate, evidence: Evidence) -> Findings:
-    """Level (d): on every image onnxruntime names the class that Keras names.
+    """Level (e): on every image onnxruntime names the class that Keras names.
 
     The metrics count the images that the bound certifies: there no correct float32 runtime can
     name another class. `uncertified` lists the others.
@@ -219,14 +236,14 @@ def check_classes(candidate: Candidate, evidence: Evidence) -> Findings:
 
 
 def check_batch_sizes(candidate: Candidate, evidence: Evidence) -> Findings:
-    """Level (e): the batch size changes no class, and moves no probability out of its bound."""
+    """Level (f): the batch size changes no class, and moves no probability out of its bound."""
     split = evidence.batch_split
     usual = candidate.answers(evidence.images, split)
     moved = 0.0
     for batch_size in evidence.batch_sizes:
         answers = candidate.answers(evidence.images, split, batch_size)
         what = f"at batch size {batch_size}, {split} image"
-        check_inside("onnxruntime", answers, evidence.bounds[split], what, evidence.tolerance)
+        check_inside("onnxruntime", answers, evidence.bounds[split], what)
         check_same_class("onnxruntime", answers, evidence.keras[split], what)
         moved = max(moved, float(np.abs(answers - usual).max(initial=0.0)))
     sizes = ", ".join(f"{size:,}" for size in evidence.batch_sizes)
@@ -237,7 +254,7 @@ def check_batch_sizes(candidate: Candidate, evidence: Evidence) -> Findings:
 
 
 def check_edge_cases(candidate: Candidate, evidence: Evidence) -> Findings:
-    """Level (f): edge-case inputs are answered as by Keras.
+    """Level (g): edge-case inputs are answered as by Keras.
 
     What is finite lies inside the rounding bound in both. What has a NaN or an infinity in it
     gives NaN in both or in neither. Where float32 may overflow, the order of adding decides, and
@@ -274,6 +291,7 @@ def check_edge_cases(candidate: Candidate, evidence: Evidence) -> Findings:
 LEVELS: dict[str, Callable[[Candidate, Evidence], Findings]] = {
     "structure": check_structure,
     "weights": check_weights,
+    "float64": check_float64,
     "bounds": check_bounds,
     "classes": check_classes,
     "batch sizes": check_batch_sizes,

@@ -1,8 +1,8 @@
-"""float64 reference and float32 error bound.
+"""float64 reference and rounding error bound.
 
-The bound is derived, not chosen: it holds for every order in which a runtime may add, with or
-without fused multiply-add, on every processor that rounds as IEEE 754 says. Written with
-u = 2**-24, the unit roundoff of float32, and gamma(n) = n u / (1 - n u), layer after layer, for
+The bound is derived, not chosen: it holds for every order in which a runtime may add the products,
+with or without fused multiply-add, on every processor that rounds as IEEE 754 says. Written with
+the unit roundoff u, 2**-24 for float32, and gamma(n) = n u / (1 - n u), layer after layer, for
 however many there are:
 
 1.  A layer is given x, of which the runtime has some x' with |x' - x| <= e (e = 0 for the image),
@@ -23,7 +23,12 @@ however many there are:
     specification, "Relative Error as ULPs", allows it), a sum of k terms and a division
     (gamma(k + 1)).
 
-Results below 2**-126 may be flushed to zero; that is added where it can matter.
+A number below the smallest normal one, t, may be taken for zero, whether it is a result or an
+operand (TensorFlow does both). With n inputs that may be other than zero, that adds to da
+
+        t * (sum |W| + sum (|x| + e) + 4 (n + 1))
+
+for inputs, for weights, and for the bias, the products and the sums.
 """
 
 from __future__ import annotations
@@ -36,20 +41,28 @@ import numpy as np
 if TYPE_CHECKING:
     from fashion_mlp.network.model import Layer
 
-UNIT_ROUNDOFF = 2.0**-24  # of float32
-# The first layer's sizes |x| |W| are summed in float32, and the reference itself rounds (in
-# float64): both together move the bound by less than this factor (of a layer with more than
-# 8,192 inputs, see `_bounds`).
-SLACK = 1.0 + 2.0**-10
-TINY = 2.0**-126  # the smallest normal float32
-LARGEST = float(np.finfo(np.float32).max)
-EXP_ERROR = 6.0 * UNIT_ROUNDOFF  # 3 ulp
+SLACK = 1.0 + 2.0**-10  # more than what the bound itself loses to rounding
+EXP_ERROR = 6.0  # 3 ulp, in units of roundoff
 MOST_POWER = 600.0  # exp of it is more than any sum, and far from float64's end
 BLOCK = 5000  # images at a time, so that memory stays bounded
 
 
+class Precision(NamedTuple):
+    """The arithmetic of a runtime."""
+
+    unit: float  # roundoff: half the distance from 1 to the next number
+    tiny: float  # the smallest normal number
+    largest: float
+
+
+FLOAT32 = Precision(2.0**-24, 2.0**-126, float(np.finfo(np.float32).max))
+# Four times the unit roundoff of float64: there the reference rounds as the runtime does, and so
+# does the computation of the bound.
+FLOAT64 = Precision(2.0**-51, 2.0**-1022, float(np.finfo(np.float64).max))
+
+
 class Bounds(NamedTuple):
-    """What a float32 runtime may answer: float64 (n, classes) each."""
+    """What a runtime may answer: float64 (n, classes) each."""
 
     probabilities: np.ndarray  # the reference
     low: np.ndarray
@@ -69,7 +82,7 @@ class Activation(NamedTuple):
 
     function: Callable[[np.ndarray], np.ndarray]
     slope: float  # the largest: by how much it may widen an error
-    error: float  # absolute, its own
+    error: float  # absolute, its own, in units of roundoff
     cuts: bool  # gives exactly 0 for what is negative
 
 
@@ -77,59 +90,64 @@ class Activation(NamedTuple):
 # which cut off where the function is within 4 u of its limit.
 ACTIVATIONS = {
     "relu": Activation(lambda x: np.maximum(x, 0.0), 1.0, 0.0, cuts=True),
-    "sigmoid": Activation(lambda x: 1.0 / (1.0 + np.exp(-x)), 0.25, 8 * UNIT_ROUNDOFF, cuts=False),
-    "tanh": Activation(np.tanh, 1.0, 8 * UNIT_ROUNDOFF, cuts=False),
+    "sigmoid": Activation(lambda x: 1.0 / (1.0 + np.exp(-x)), 0.25, 8.0, cuts=False),
+    "tanh": Activation(np.tanh, 1.0, 8.0, cuts=False),
 }
 
 
-def bounds(layers: Sequence[Layer], images: np.ndarray) -> Bounds:
-    """Compute the reference and what float32 may make of it.
+def bounds(layers: Sequence[Layer], images: np.ndarray, precision: Precision = FLOAT32) -> Bounds:
+    """Compute the reference and what rounding may make of it.
 
     Args:
         layers: relu, sigmoid or tanh; softmax the last.
         images: float32 (n, pixels).
+        precision: of the runtime.
 
     Returns:
         float64 (n, classes): the probabilities, and the lowest and the highest that a correct
-        float32 runtime can answer. Where float32 may overflow, or the image is not finite, both
-        are NaN: no bound holds.
+        runtime can answer. Where the runtime may overflow, or the image is not finite, both are
+        NaN: no bound holds.
     """
     parts = [
-        _bounds(layers, np.asarray(images[first : first + BLOCK]))
+        _bounds(layers, np.asarray(images[first : first + BLOCK]), precision)
         for first in range(0, max(len(images), 1), BLOCK)
     ]
     return Bounds(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _bounds(layers: Sequence[Layer], images: np.ndarray) -> Bounds:
+def _bounds(layers: Sequence[Layer], images: np.ndarray, precision: Precision) -> Bounds:
     # What goes into the next layer, float64 (n, inputs); largest is |values| + error.
-    values, error, largest = images.astype(np.float64), np.zeros((1, 1)), np.abs(images)
+    values = images.astype(np.float64)
+    error, largest = np.zeros((1, 1)), np.abs(values)
     overflows = np.zeros(len(images), bool)
     with np.errstate(over="ignore", invalid="ignore"):  # some edge-case inputs overflow
         for number, layer in enumerate(layers):
             kernel, bias = layer.kernel.astype(np.float64), layer.bias.astype(np.float64)
-            slack = max(SLACK, 1.0 + 2.0 * len(kernel) * UNIT_ROUNDOFF)
+            sizes = np.abs(kernel)
             terms = 1 + np.count_nonzero(largest, axis=1, keepdims=True)
-            size = largest @ np.abs(layer.kernel) + np.abs(layer.bias)
-            overflows |= ~(size.max(axis=1) < LARGEST)
+            size = largest @ sizes + np.abs(bias)
+            gamma = _gamma(terms, precision.unit)
+            overflows |= ~((size * (1.0 + gamma)).max(axis=1) < precision.largest)
             values = values @ kernel + bias
-            inherited = error @ np.abs(kernel) if number else 0.0
-            error = inherited + _gamma(terms, slack) * size + terms * TINY
+            flushed = sizes.sum(axis=0) + largest.sum(axis=1, keepdims=True) + 4.0 * terms
+            inherited = error @ sizes if number else 0.0
+            error = inherited + gamma * size + precision.tiny * flushed
             if layer is layers[-1]:
                 break
             activation = ACTIVATIONS[layer.activation]
             stays_zero = activation.cuts & (values + error <= 0)
             values = activation.function(values)
-            error = np.where(stays_zero, 0.0, error * activation.slope + activation.error)
+            error = error * activation.slope + activation.error * precision.unit
+            error = np.where(stays_zero, 0.0, error)
             largest = np.abs(values) + error
-        low, high = _softmax_bounds(values, error)
+        low, high = _softmax_bounds(values, error, precision)
         low[overflows] = high[overflows] = np.nan
         return Bounds(_softmax(values), low, high)
 
 
-def _gamma(terms: np.ndarray, slack: float = SLACK) -> np.ndarray:
+def _gamma(terms: np.ndarray, unit: float) -> np.ndarray:
     """Give the largest relative error of a sum of so many products."""
-    product = terms * (UNIT_ROUNDOFF * slack)
+    product = terms * (unit * SLACK)
     gamma: np.ndarray = product / (1.0 - product)
     return gamma
 
@@ -140,17 +158,21 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def _softmax_bounds(logits: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bound float32's softmax of any logits within `error` of these: low and high."""
+def _softmax_bounds(
+    logits: np.ndarray, error: np.ndarray, precision: Precision
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bound a runtime's softmax of any logits within `error` of these: low and high."""
+    unit, tiny, _ = precision
     top = logits.max(axis=1, keepdims=True)
-    # What float32 subtracts from the largest logit is rounded: relative u of the difference.
+    # What the runtime subtracts from the largest logit is rounded: relative u of the difference.
     difference = (logits + error).max(axis=1, keepdims=True) - (logits - error)
-    inside = UNIT_ROUNDOFF * SLACK * difference
-    most = np.exp(np.minimum(logits + error - top + inside, MOST_POWER)) * (1.0 + EXP_ERROR) + TINY
-    least = np.exp(logits - error - top - inside) * (1.0 - EXP_ERROR) - TINY
+    inside = unit * SLACK * difference
+    power = np.exp(np.minimum(logits + error - top + inside, MOST_POWER))
+    most = power * (1.0 + EXP_ERROR * unit) + tiny
+    least = np.exp(logits - error - top - inside) * (1.0 - EXP_ERROR * unit) - tiny
     least = np.maximum(least, 0.0)
-    around = _gamma(np.array(logits.shape[1] + 1))
+    around = _gamma(np.array(logits.shape[1] + 1), unit)
     others = 1.0 - np.eye(logits.shape[1])  # added up anew: a difference would cancel
-    high = most / (most + least @ others) * (1.0 + 2.0 * around) + TINY
-    low = least / (least + most @ others) * (1.0 - around) - TINY
+    high = most / (most + least @ others) * (1.0 + 2.0 * around) + tiny
+    low = least / (least + most @ others) * (1.0 - around) - tiny
     return np.maximum(low, 0.0), np.minimum(high, 1.0 + 2.0 * around)

@@ -1,0 +1,415 @@
+"""Any Keras model and any ONNX file compared, level by level; no level stops the next.
+
+What is known of the Keras model is computed once (`study`); then as many files as one likes are
+held to it (`compare`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import onnx
+
+from fashion_mlp.proof.chain import dense_chain
+from fashion_mlp.proof.double import run_in_double
+from fashion_mlp.proof.evidence import check_inside
+from fashion_mlp.proof.layerwise import (
+    Step,
+    as_double,
+    call,
+    call_in_double,
+    load_in_double,
+    load_model,
+    spread,
+    steps_of,
+)
+from fashion_mlp.proof.levels import onnxruntime_run
+from fashion_mlp.proof.locate import Place, first_difference, node_place, user_of
+from fashion_mlp.proof.matching import match_weights
+from fashion_mlp.proof.reference import Bounds, bounds
+
+if TYPE_CHECKING:
+    import keras
+
+IMAGES = 1000  # that are compared, the first ones
+DRAWN = 64  # inputs drawn at random between the smallest and the largest value of the images
+LOCATED = 32  # inputs, the last ones, on which layers are compared
+BATCH_SIZES = (1, 7)  # besides all at once
+WORST = 5  # rows and changes of class that are shown
+BATCHED = 50  # inputs that are run at each of them
+SEED = 1
+# How far a result may be, in movements by one rounding of each weight (`spread`). In float64 two
+# runtimes add in other orders; a converter that computes with weights rounds them a few times.
+DOUBLE, SINGLE = 2.0**-53, 2.0**-24  # rounding to float64, to float32: relative
+MARGIN = (16.0, 4.0)
+FLOAT32_MARGIN = 64.0  # of onnxruntime in float32, where Keras' own distance is one
+
+HELD, LIMITED, DIFFERS, OPEN = "held", "held up to a limit", "differs", "not possible"
+
+
+class Finding(NamedTuple):
+    """What a level found."""
+
+    result: str  # HELD, LIMITED, DIFFERS or OPEN
+    says: str
+    data: dict[str, Any] = {}  # noqa: RUF012
+
+
+class Known(NamedTuple):
+    """What a Keras model is and computes.
+
+    Arrays by input or output, in the model's order: the images, then those drawn at random, then
+    the smallest and the largest value everywhere.
+    """
+
+    images: int  # how many of the rows are the user's
+    weights: Mapping[str, np.ndarray]
+    names: Sequence[str]  # of the inputs
+    inputs: Sequence[np.ndarray]
+    double: Sequence[np.ndarray]  # outputs in float64
+    single: Sequence[np.ndarray]  # outputs as Keras computes them, in float32
+    limits: Sequence[float]  # of each output: what float64's rounding may do
+    wide_limits: Sequence[float]  # what rounding each weight to float32 once may do
+    steps: Sequence[Step]  # of the first LOCATED inputs
+    step_limits: tuple[Sequence[float], Sequence[float]]  # narrow, wide
+    certain: Bounds | str  # the rounding bound of the images, or why there is none
+
+
+def study(path: Path, images: Sequence[np.ndarray]) -> Known:
+    """Run a Keras model in float64 and in float32.
+
+    Args:
+        path: the .keras file.
+        images: one array for each of its inputs, (n, …); the first IMAGES are used.
+
+    Raises:
+        ValueError: not a model that Keras loads in safe mode, or not its inputs.
+        OSError: the file can't be read.
+    """
+    model, wide = load_model(path), load_in_double(path)
+    inputs = [extended(array) for array in fitting(model, [array[:IMAGES] for array in images])]
+    located = [array[-LOCATED:] for array in inputs]
+
+    def results() -> list[np.ndarray]:
+        return call_in_double(wide, inputs)
+
+    def stepwise() -> list[np.ndarray]:
+        return [step.values for step in steps_of(wide, located)]
+
+    double, steps = results(), steps_of(wide, located)
+    narrow, wider = limits_of(wide, results)
+    count = min(len(images[0]), IMAGES)
+    return Known(
+        count,
+        {it.path: np.asarray(it) for it in model.weights if np.asarray(it).dtype.kind == "f"},
+        [tensor.name for tensor in model.inputs],
+        inputs,
+        double,
+        call(model, inputs),
+        narrow,
+        wider,
+        steps,
+        limits_of(wide, stepwise),
+        certain_of(model, inputs, double, narrow, count),
+    )
+
+
+def limits_of(
+    wide: keras.Model, run: Callable[[], Sequence[np.ndarray]]
+) -> tuple[list[float], list[float]]:
+    """Measure by how much equal results may differ: in float64, and with weights rounded anew."""
+    least = [2.0**-48 * float(np.abs(one).max(initial=0.0)) for one in run()]
+    narrow, wider = (
+        [
+            max(margin * one, floor)
+            for one, floor in zip(spread(wide, run, size), least, strict=True)
+        ]
+        for size, margin in zip((DOUBLE, SINGLE), MARGIN, strict=True)
+    )
+    return narrow, wider
+
+
+def fitting(model: keras.Model, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Give images the dtypes of a model's inputs.
+
+    Raises:
+        ValueError: another number of arrays, or another shape.
+    """
+    if len(images) != len(model.inputs):
+        raise ValueError(f"inputs: the model has {len(model.inputs)}, got {len(images)} arrays")
+    if not len(images[0]):
+        raise ValueError("images: expected at least one, got 0")
+    found = []
+    for tensor, array in zip(model.inputs, images, strict=True):
+        wanted = tuple(tensor.shape[1:])
+        fits = len(wanted) == array.ndim - 1 and all(
+            a in (None, b) for a, b in zip(wanted, array.shape[1:], strict=True)
+        )
+        if not fits or len(array) != len(images[0]):
+            raise ValueError(
+                f"input {tensor.name}: expected shape ({len(images[0])}, "
+                f"{', '.join(map(str, wanted))}), got {array.shape}"
+            )
+        found.append(array.astype(tensor.dtype))
+    return found
+
+
+def extended(images: np.ndarray) -> np.ndarray:
+    """Add inputs drawn at random, and of the smallest and the largest value alone."""
+    low, high = images.min(), images.max()
+    rng, shape = np.random.default_rng(SEED), images.shape[1:]
+    whole = images.dtype.kind != "f"
+    drawn = rng.uniform(low, high + whole, (DRAWN, *shape))  # whole numbers are cut off below
+    ends = [np.full((1, *shape), end) for end in (low, high)]
+    return np.concatenate([images, *(it.astype(images.dtype) for it in (drawn, *ends))])
+
+
+def certain_of(
+    model: keras.Model,
+    inputs: Sequence[np.ndarray],
+    double: Sequence[np.ndarray],
+    limits: Sequence[float],
+    count: int,
+) -> Bounds | str:
+    """Bound what float32 may answer on the images, or say why that can't be done."""
+    layers = dense_chain(model)
+    if isinstance(layers, str):
+        return layers
+    flat = inputs[0][:count].reshape(count, -1).astype(np.float32)
+    known = bounds(layers, flat)
+    if not np.abs(known.probabilities - double[0][:count]).max() <= limits[0]:
+        return "the layers are not one chain"
+    return known
+
+
+def compare(known: Known, model: onnx.ModelProto) -> dict[str, Finding]:
+    """Hold an ONNX model to a Keras model.
+
+    Args:
+        known: from `study`.
+        model: the file, which is not changed.
+
+    Returns:
+        What each level found, by its name: `float64`, `weights`, `float32`, `bound`, and where they
+        part, `place` and `worst`.
+    """
+    weights = check_weights(known, model)
+    try:
+        feeds = feeds_of(known, model)
+    except ValueError as error:
+        return {"weights": weights, "float64": Finding(DIFFERS, str(error))}
+    float64 = check_double(known, model, feeds)
+    float32, answers = check_single(known, model, feeds)
+    findings = {"float64": float64, "weights": weights, "float32": float32}
+    if any(it.result == DIFFERS for it in findings.values()):
+        findings["place"] = find_place(known, model, feeds, findings)
+        if answers:
+            findings["worst"] = worst_rows(known, answers)
+    findings["bound"] = check_bound(known, answers)
+    return findings
+
+
+def verdict(findings: Mapping[str, Finding]) -> str:
+    """Sum up: DIFFERS if any level says so, else what the comparison in float64 says."""
+    if any(finding.result == DIFFERS for finding in findings.values()):
+        return DIFFERS
+    return findings["float64"].result
+
+
+def feeds_of(known: Known, model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Pair the model's inputs with Keras': by name, or else in their order.
+
+    Raises:
+        ValueError: other inputs than Keras'.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in constants]
+    if len(names) != len(known.inputs):
+        raise ValueError(f"inputs: expected {len(known.inputs)} as in Keras, got {names}")
+    plain = {name.split(":")[0]: name for name in names}
+    if set(plain) == set(known.names):
+        names = [plain[name] for name in known.names]
+    return dict(zip(names, known.inputs, strict=True))
+
+
+def check_double(known: Known, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> Finding:
+    """Compare in float64, where a correct file differs by next to nothing."""
+    try:
+        run = run_in_double(model)
+        found = list(run({name: as_double(array) for name, array in feeds.items()}).values())
+        distances = [distance(*pair) for pair in paired(known.double, found)]
+    except ValueError as error:
+        return Finding(OPEN, str(error))
+    data = {"distance": max(distances), "limit": max(known.limits)}
+    says = f"largest distance {max(distances):.1e}"
+    if all(a <= b for a, b in zip(distances, known.limits, strict=True)):
+        return Finding(HELD, f"{says}; float64's own rounding may do {max(known.limits):.1e}", data)
+    data["limit"] = max(known.wide_limits)
+    limit = f"rounding each weight to float32 once may do {max(known.wide_limits):.1e}"
+    if all(a <= b for a, b in zip(distances, known.wide_limits, strict=True)):
+        return Finding(LIMITED, f"{says}; {limit}: smaller faults than that can't be seen", data)
+    return Finding(DIFFERS, f"{says}; {limit}", data)
+
+
+def paired(
+    expected: Sequence[np.ndarray], found: Sequence[np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pair outputs in their order.
+
+    Raises:
+        ValueError: another number of them, or another shape.
+    """
+    shapes = [[array.shape for array in arrays] for arrays in (expected, found)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"outputs: expected shapes {shapes[0]}, got {shapes[1]}")
+    return list(zip(expected, found, strict=True))
+
+
+def distance(expected: np.ndarray, found: np.ndarray) -> float:
+    """Measure the largest difference; infinite where only one of both is a number."""
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(as_double(expected) - as_double(found))
+    apart[(expected == found) | (np.isnan(expected) & np.isnan(found))] = 0.0
+    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+
+
+def check_weights(known: Known, model: onnx.ModelProto) -> Finding:
+    """Look for Keras' weights, bit for bit."""
+    matches = match_weights(known.weights, model)
+    kinds: dict[str, list[Any]] = {}
+    for match in matches:
+        kinds.setdefault(match.how, []).append(match)
+    counts = ", ".join(f"{len(found)} {how}" for how, found in kinds.items())
+    data = {"weights": [match._asdict() for match in matches]}
+    if changed := kinds.get("changed"):
+        one = changed[0]
+        return Finding(
+            DIFFERS, f"{counts}; {one.missing:,} of {one.size:,} values of {one.name} changed", data
+        )
+    if folded := kinds.get("folded"):
+        names = ", ".join(match.name for match in folded)
+        return Finding(LIMITED, f"{counts}: the file has none of {names} as they are", data)
+    return Finding(HELD, f"{counts}, bit for bit" if matches else "none", data)
+
+
+def check_single(
+    known: Known, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]
+) -> tuple[Finding, list[np.ndarray]]:
+    """Compare onnxruntime in float32 with the float64 reference, at several batch sizes."""
+    try:
+        run = onnxruntime_run(model)
+        answers = run(feeds)
+        pairs = paired(known.double, answers)
+        limits = [
+            FLOAT32_MARGIN * max(wide / MARGIN[1], distance(double, single))
+            for wide, double, single in zip(
+                known.wide_limits, known.double, known.single, strict=True
+            )
+        ]
+        for size in BATCH_SIZES:
+            check_batch(run, feeds, answers, size, limits)
+    except ValueError as error:
+        return Finding(DIFFERS, str(error)), []
+    distances = [distance(*pair) for pair in pairs]
+    own = max(distance(*pair) for pair in zip(known.double, known.single, strict=True))
+    data: dict[str, Any] = {"distance": max(distances), "keras": own}
+    says = f"onnxruntime within {max(distances):.1e} of float64, Keras within {own:.1e}"
+    fine = all(a <= b for a, b in zip(distances, limits, strict=True))
+    sizes = ", ".join(map(str, BATCH_SIZES))
+    return Finding(HELD if fine else DIFFERS, f"{says}; batch sizes {sizes} agree", data), answers
+
+
+def check_batch(
+    run: Callable[[Mapping[str, np.ndarray]], list[np.ndarray]],
+    feeds: Mapping[str, np.ndarray],
+    answers: Sequence[np.ndarray],
+    size: int,
+    limits: Sequence[float],
+) -> None:
+    """Check that a batch size changes nothing but rounding.
+
+    Raises:
+        ValueError: it does, or the model can't be run with it.
+    """
+    for first in range(0, BATCHED, size):
+        rows = slice(first, first + size)
+        parts = run({name: array[rows] for name, array in feeds.items()})
+        expected = [array[rows] for array in answers]
+        for (wanted, got), limit in zip(paired(expected, parts), limits, strict=True):
+            if not distance(wanted, got) <= limit:
+                raise ValueError(
+                    f"batch size {size}, input {first}: answers move by {distance(wanted, got):.1e}"
+                )
+
+
+def find_place(
+    known: Known,
+    model: onnx.ModelProto,
+    feeds: Mapping[str, np.ndarray],
+    findings: Mapping[str, Finding],
+) -> Finding:
+    """Name the first layer and the first node that differ."""
+    matches = findings["weights"].data["weights"]
+    limits = known.step_limits[any(match["how"] == "folded" for match in matches)]
+    try:
+        values = run_in_double(model, every=True)(
+            {name: as_double(array[-LOCATED:]) for name, array in feeds.items()}
+        )
+        place = first_difference(known.steps, limits, model, values)
+    except ValueError:
+        place = Place("", "", "")
+    changed = next((match for match in matches if match["how"] == "changed"), None)
+    if changed and not place.node:  # a weight that none of these inputs shows
+        user = user_of(changed["tensor"], model)
+        place = Place(changed["name"], *(node_place(user) if user else ("", "")))
+    if not place.layer and not place.node:
+        return Finding(OPEN, "no layer and no node differs in float64")
+    return Finding(
+        DIFFERS, f"layer {place.layer or '?'}; node {place.node or '?'}", place._asdict()
+    )
+
+
+def worst_rows(known: Known, answers: Sequence[np.ndarray]) -> Finding:
+    """Show where float32's answers are furthest off, and which classes changed."""
+    expected, found = known.double[0], answers[0]
+    apart = np.abs(expected - found).reshape(len(found), -1).max(axis=1)
+    rows = np.argsort(-np.nan_to_num(apart, nan=np.inf), kind="stable")[:WORST]
+    data: dict[str, Any] = {"rows": rows.tolist(), "distances": apart[rows].tolist()}
+    says = f"rows {', '.join(map(str, rows))}"
+    if expected.ndim == 2 and expected.shape[1] > 1:
+        images = slice(known.images)
+        pairs = Counter(
+            (int(a), int(b))
+            for a, b in zip(expected[images].argmax(1), found[images].argmax(1), strict=True)
+            if a != b
+        )
+        data["classes"] = [[*pair, count] for pair, count in pairs.most_common()]
+        most = ", ".join(f"{a} -> {b}: {count}" for (a, b), count in pairs.most_common(WORST))
+        says += f"; {pairs.total():,} of {known.images:,} images of another class {most}".rstrip()
+    return Finding(DIFFERS if data.get("classes") else HELD, says, data)
+
+
+def check_bound(known: Known, answers: Sequence[np.ndarray]) -> Finding:
+    """Hold float32's answers to the derived rounding bound, where there is one."""
+    if isinstance(known.certain, str):
+        return Finding(HELD, f"none: {known.certain}")
+    certified, count = int(known.certain.certified().sum()), known.images
+    width = float(np.median(known.certain.high - known.certain.low))
+    data = {"certified": certified, "images": count, "median_width": width}
+    if not answers:
+        return Finding(OPEN, "no answers to hold to it", data)
+    try:
+        check_inside("onnxruntime", answers[0][:count], known.certain, "image")
+    except ValueError as error:
+        return Finding(DIFFERS, str(error), data)
+    use = "" if certified else "; too wide to be of use here"
+    return Finding(
+        HELD,
+        f"onnxruntime inside; no float32 rounding can change the class of {certified:,} of "
+        f"{count:,} images; median width {width:.1e}{use}",
+        data,
+    )

@@ -1,0 +1,108 @@
+"""Which of Keras' weights an ONNX file has, bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+MOST = 0.5  # of a weight's values: with fewer, it was computed anew; with more, values were changed
+
+
+class Match(NamedTuple):
+    """What became of one of Keras' weights."""
+
+    name: str
+    how: str  # whole, rearranged, dropped, changed, folded
+    missing: int  # values that the file has not
+    size: int
+    tensor: str  # of the file: the one that holds it, or comes nearest; may be empty
+
+
+def tensors_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """List the float constants of a model, those in its subgraphs too, by name."""
+    return {
+        name: numpy_helper.to_array(tensor)
+        for name, tensor in _tensors(model.graph)
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
+    }
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield node.output[0], attribute.t
+            elif attribute.type == AttributeProto.GRAPH:
+                yield from _tensors(attribute.g)
+
+
+def match_weights(weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> list[Match]:
+    """Look for each of Keras' weights in a model.
+
+    A weight is *whole* if one tensor is it, reshaped or with its axes in another order;
+    *rearranged* if one tensor, or several that are left over, have its bit patterns in another
+    order; *dropped* if it is all zeros and not there; *changed* if some of its values are not
+    there; *folded* if most are not: a converter computed with it.
+
+    Args:
+        weights: float32, by name.
+        model: the file.
+    """
+    tensors = {name: _bits(array) for name, array in tensors_of(model).items()}
+    shapes = tensors_of(model)
+    found: dict[str, Match] = {}
+    used = set()
+    for name, array in weights.items():
+        for other, bits in tensors.items():
+            if bits.size == array.size and np.array_equal(bits, _bits(array)):
+                how = "whole" if _same_layout(array, shapes[other]) else "rearranged"
+                if name not in found or how == "whole":
+                    found[name] = Match(name, how, 0, array.size, other)
+                used.add(other)
+    left = {name: bits for name, bits in tensors.items() if name not in used}
+    pool = Counter(itertools.chain.from_iterable(bits.tolist() for bits in left.values()))
+    for name, array in weights.items():
+        if name not in found:
+            found[name] = _in_parts(name, array, pool, left)
+    return [found[name] for name in weights]
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """Sort the bit patterns of float32 values; minus zero is zero."""
+    return np.sort((array.astype(np.float32) + np.float32(0)).view(np.uint32), axis=None)
+
+
+def _same_layout(array: np.ndarray, other: np.ndarray) -> bool:
+    """Tell whether one array is the other, reshaped or with its axes in another order."""
+    orders = itertools.permutations(range(array.ndim))
+    return any(np.array_equal(array.transpose(order).ravel(), other.ravel()) for order in orders)
+
+
+def _in_parts(
+    name: str, array: np.ndarray, pool: Counter[int], left: Mapping[str, np.ndarray]
+) -> Match:
+    wanted = Counter(_bits(array[array != 0]).tolist())
+    if not wanted:
+        return Match(name, "dropped", 0, array.size, "")
+    absent = wanted - pool
+    missing, nearest = absent.total(), _nearest(wanted, left.items())
+    if not missing:
+        pool.subtract(wanted)
+        return Match(name, "rearranged", 0, array.size, nearest)
+    changed = missing <= MOST * wanted.total()
+    return Match(name, "changed" if changed else "folded", missing, array.size, nearest)
+
+
+def _nearest(wanted: Counter[int], left: Iterable[tuple[str, np.ndarray]]) -> str:
+    """Name the tensor that has most of the values."""
+    shared = {name: (wanted & Counter(bits.tolist())).total() for name, bits in left}
+    best = max(shared, key=lambda name: shared[name], default="")
+    return best if best and shared[best] else ""
