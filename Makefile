@@ -4,8 +4,9 @@
 
 TASK := sh tasks/start.sh
 TARGETS := help repro recipe seeds dataset heal report sweep-picture test test-web test-consumers \
-	test-workers page lint format lock check-repro check-portable check-workers check-lock \
-	check-sharing gate mutations torture bench conformance conformance-tools push pull clean
+	test-workers page release verify-release lint format lock check-repro check-portable \
+	check-workers check-lock check-sharing gate mutations torture bench conformance \
+	conformance-tools push pull clean
 UNKNOWN := $(filter-out $(TARGETS) Makefile,$(MAKECMDGOALS))
 .PHONY: $(TARGETS) $(UNKNOWN)
 .DEFAULT_GOAL := repro
@@ -22,7 +23,9 @@ override METRIC := $(value METRIC)
 override UPGRADE := $(value UPGRADE)
 override PYTHON := $(value PYTHON)
 override CHROMIUM := $(value CHROMIUM)
-export NAME FOLDER PLAIN SHAPE SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
+override DIR := $(value DIR)
+override KEY := $(value KEY)
+export DIR KEY NAME FOLDER PLAIN SHAPE SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
 # Options that a shell would take from its user's: noclobber, noexec.
 unexport SHELLOPTS BASHOPTS BASH_ENV ENV CDPATH
 
@@ -55,6 +58,12 @@ test:  ## run the tests (under 5 minutes)
 
 page:  ## make consumers/web a whole page (needs Node's npm, and `make` before)
 	@$(TASK) page
+
+release: repro page  ## lay out dist/: ONNX files, card, page, provenance; KEY=private.pem: signed
+	@$(TASK) run python -m release @KEY
+
+verify-release:  ## check the release in DIR, byte by byte; KEY=public.pem: and its signature
+	@$(TASK) run python -m release.verify @DIR @KEY
 
 test-web: page  ## test the page in real Chromium; CHROMIUM=PATH: where it is not /usr/bin/chromium
 	@$(TASK) test-web
@@ -102,7 +111,8 @@ test-workers:  ## train with two workers, lose one, refuse what does not fit (1 
 	@$(TASK) run python -m pytest -m workers tests/test_workers.py
 
 conformance-tools:  ## install as root, on Debian or Ubuntu, what conformance needs
-	@$(TASK) apt gcc=gcc,libc6-dev node=nodejs npm=npm chromium=chromium
+	@$(TASK) apt gcc=gcc,libc6-dev node=nodejs npm=npm chromium=chromium \
+		aarch64-linux-gnu-gcc=gcc-aarch64-linux-gnu,libc6-dev-arm64-cross qemu-aarch64=qemu-user
 
 push:  ## bring results to the team's remote (docs/sharing.md)
 	@$(TASK) run dvc push --run-cache

@@ -50,8 +50,12 @@ class Mutation(NamedTuple):
 
 
 def arrays_of(model: onnx.ModelProto) -> Weights:
-    """Copy the initializers, by name."""
-    return {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in model.graph.initializer}
+    """Copy the float32 initializers, by name."""
+    return {
+        tensor.name: numpy_helper.to_array(tensor).copy()
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    }
 
 
 def weights(change: Callable[[Weights, np.random.Generator], object]) -> Mutate:
@@ -61,7 +65,8 @@ def weights(change: Callable[[Weights, np.random.Generator], object]) -> Mutate:
         arrays = arrays_of(model)
         change(arrays, rng)
         for tensor in model.graph.initializer:
-            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+            if tensor.name in arrays:
+                tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
 
     return mutate
 

@@ -17,7 +17,7 @@ HEADERS = Path(
     "/ios-arm64/onnxruntime.framework/Headers"
 )
 CACHES = [
-    *(".venv", "consumers/.venv", "benchmarks/.venv"),
+    *(".venv", "consumers/.venv", "benchmarks/.venv", "dist"),
     *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "dvc_plots"),
     *("consumers/c_api/onnxruntime", "consumers/*/node_modules"),
 ]

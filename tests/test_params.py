@@ -181,6 +181,7 @@ def test_check_params_refuses_a_source_of_no_kind_or_two(source: dict[str, str])
             {"en": ["a", "a"], "ru": ["а", "б"]},
             "dataset.class_names: en names a class twice: ['a', 'a']",
         ),
+        ({}, "dataset.class_names: needs names in one language: en or ru"),
     ],
 )
 def test_check_params_refuses_class_names_that_do_not_fit(classes: Any, message: str) -> None:
@@ -211,6 +212,8 @@ def test_check_params_names_a_key_that_is_missing(path: tuple[str | int, ...]) -
     text = fault(values)
     if path[:2] == ("gate", "tolerances") and len(path) == 3:
         assert text is None  # any metric may have a tolerance, none must
+    elif path[:2] == ("dataset", "class_names") and len(path) == 3:
+        assert text is None  # one language is enough
     elif path[:2] in {("fetch", "sources"), ("fetch", "files")} and len(path) in (3, 4):
         # A source may be of another kind without the key.
         assert text is None if path[-1] == "debian_package" else text is not None
@@ -257,7 +260,10 @@ def test_check_params_refuses_a_wrong_type_wherever_it_stands(
     path: tuple[str | int, ...], value: Any
 ) -> None:
     text = fault(changed(path, value))
-    optional = value is None and path[:2] == ("fetch", "sources") and len(path) == 4
+    optional = value is None and (
+        (path[:2] == ("fetch", "sources") and len(path) == 4)
+        or (path[:2] == ("dataset", "class_names") and len(path) == 3)
+    )
     may_be_empty = (("evaluate", "examples"), ("train", "hidden_units"))
     if (value == [] and path in may_be_empty) or (value == {} and path == ("gate", "tolerances")):
         assert text is None

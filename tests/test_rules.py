@@ -33,7 +33,8 @@ KEEPERS = {"checkpoint.py", "guard.py"}
 
 # Declared dependencies that nothing imports: programs, plugins, and stubs that mypy reads.
 PROGRAMS = {
-    "cogapp", "dvc-s3", "dvc-ssh", "flask", "flask-cors", "mypy", "pytest-xdist",
+    "cogapp", "dvc-s3", "dvc-ssh", "flask", "flask-cors", "model-signing", "mypy", "pyopenssl",
+    "pytest-xdist",
     "ruamel-yaml-clib", "ruff", "types-psutil", "types-pyyaml", "types-requests", "types-tabulate",
     "types-tqdm", "uv",
 }  # fmt: skip

@@ -26,7 +26,7 @@ labels = json.loads(Path(options.model).with_name("labels.json").read_bytes())
 names = next(iter(labels["class_names"].values()))  # of its first language
 pixels = math.prod(labels["image_shape"])
 images = np.load(options.images)
-dtype = images.dtype if images.dtype == np.uint8 else np.dtype("float32")  # OpenCV checks it itself
+dtype = images.dtype if images.dtype == np.uint8 else np.dtype("float32")  # setInput checks it
 if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (dtype, (pixels,), True):
     order = "C" if images.flags.c_contiguous else "Fortran"
     sys.exit(
@@ -35,9 +35,12 @@ if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (dtype, (pixel
     )
 
 start = time.perf_counter()
-network.setInput(images, "image")
 outputs = network.getUnconnectedOutLayersNames()
-answers = dict(zip(outputs, network.forward(outputs), strict=True))[options.output]
+try:
+    network.setInput(images, "image")
+    answers = dict(zip(outputs, network.forward(outputs), strict=True))[options.output]
+except cv2.error as error:  # such as bytes for the float32 model
+    sys.exit(f"classify: {options.images}: {error.err}")
 seconds = time.perf_counter() - start
 
 for number, answer in enumerate(answers[:5]):

@@ -1,14 +1,14 @@
 // The network: onnxruntime-web, WebAssembly, one thread (more would need special HTTP headers).
 
 const MODEL = "vendor/model.onnx";
-const OUTPUT = "probabilities";
+const OUTPUT = "probabilities"; // another one, where `classify` is told so
 
 /**
  * Load the network. Paths are relative to this module, so the page works under any address.
  *
  * @param {(bytes: number) => void} loaded is told what has come, again and again
- * @returns {Promise<{version: string, pixels: number,
- *   classify: (images: Float32Array | Uint8Array) => Promise<Float32Array>,
+ * @returns {Promise<{version: string, pixels: number, type: "float32" | "uint8",
+ *   classify: (images: Float32Array | Uint8Array, output?: string) => Promise<Float32Array>,
  *   predict: (picture: Uint8Array) => Promise<Float32Array>}>}
  *   `classify` takes n images of `pixels` values, as the model has them (float32 in 0…1, or bytes),
  *   and gives n × classes probabilities; `predict` takes the bytes of one.
@@ -25,16 +25,16 @@ export async function loadModel(loaded = () => {}) {
   const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
   const [{ name, type, shape }] = session.inputMetadata;
   const pixels = shape[1];
-  const classify = async (images) => {
+  const classify = async (images, output = OUTPUT) => {
     const image = new ort.Tensor(type, images, [images.length / pixels, pixels]);
-    const results = await session.run({ [name]: image }, [OUTPUT]);
-    return results[OUTPUT].data;
+    const results = await session.run({ [name]: image }, [output]);
+    return results[output].data;
   };
   // Divided as float32, as in training.
   const predict = (picture) =>
     classify(type === "uint8" ? picture : Float32Array.from(picture, (value) => value / 255));
   await predict(new Uint8Array(pixels)); // the first run also makes its plans
-  return { version: ort.env.versions.web, pixels, classify, predict };
+  return { version: ort.env.versions.web, pixels, type, classify, predict };
 }
 
 /** Fetch a file beside this module. */

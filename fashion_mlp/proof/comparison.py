@@ -6,6 +6,7 @@ held to it (`compare`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,7 +28,7 @@ from fashion_mlp.proof.layerwise import (
     steps_of,
 )
 from fashion_mlp.proof.levels import onnxruntime_run
-from fashion_mlp.proof.locate import first_difference
+from fashion_mlp.proof.locate import Place, first_difference, node_place, user_of
 from fashion_mlp.proof.matching import match_weights
 from fashion_mlp.proof.reference import Bounds, bounds
 
@@ -36,15 +37,16 @@ if TYPE_CHECKING:
 
 IMAGES = 1000  # that are compared, the first ones
 DRAWN = 64  # inputs drawn at random between the smallest and the largest value of the images
-LOCATED = 8  # inputs on which layers are compared
+LOCATED = 32  # inputs, the last ones, on which layers are compared
 BATCH_SIZES = (1, 7)  # besides all at once
+WORST = 5  # rows and changes of class that are shown
 BATCHED = 50  # inputs that are run at each of them
 SEED = 1
-# How often the movement by one rounding of each weight is allowed: the orders of adding and the
-# functions of two runtimes differ by more than that; measured, by up to 5 times.
-MARGIN = 16.0
-FLOAT32_MARGIN = 64.0
+# How far a result may be, in movements by one rounding of each weight (`spread`). In float64 two
+# runtimes add in other orders; a converter that computes with weights rounds them a few times.
 DOUBLE, SINGLE = 2.0**-53, 2.0**-24  # rounding to float64, to float32: relative
+MARGIN = (16.0, 4.0)
+FLOAT32_MARGIN = 64.0  # of onnxruntime in float32, where Keras' own distance is one
 
 HELD, LIMITED, DIFFERS, OPEN = "held", "held up to a limit", "differs", "not possible"
 
@@ -90,12 +92,7 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
     """
     model, wide = load_model(path), load_in_double(path)
     inputs = [extended(array) for array in fitting(model, [array[:IMAGES] for array in images])]
-    located = [array[:LOCATED] for array in inputs]
-    double = call_in_double(wide, inputs)
-    steps = steps_of(wide, located)
-
-    def moved(size: float, run: Callable[[], Sequence[np.ndarray]], margin: float) -> list[float]:
-        return [margin * one for one in spread(wide, run, size)]
+    located = [array[-LOCATED:] for array in inputs]
 
     def results() -> list[np.ndarray]:
         return call_in_double(wide, inputs)
@@ -103,12 +100,8 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
     def stepwise() -> list[np.ndarray]:
         return [step.values for step in steps_of(wide, located)]
 
-    floors = [2.0**-48 * np.abs(one).max() for one in double]
-    step_floors = [2.0**-48 * float(np.abs(step.values).max()) for step in steps]
-    narrow = [max(it) for it in zip(moved(DOUBLE, results, MARGIN), floors, strict=True)]
-    step_narrow = [max(it) for it in zip(moved(DOUBLE, stepwise, MARGIN), step_floors, strict=True)]
-    wider = [max(it) for it in zip(moved(SINGLE, results, MARGIN), narrow, strict=True)]
-    step_wider = [max(it) for it in zip(moved(SINGLE, stepwise, MARGIN), step_narrow, strict=True)]
+    double, steps = results(), steps_of(wide, located)
+    narrow, wider = limits_of(wide, results)
     count = min(len(images[0]), IMAGES)
     return Known(
         count,
@@ -120,9 +113,24 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
         narrow,
         wider,
         steps,
-        (step_narrow, step_wider),
+        limits_of(wide, stepwise),
         certain_of(model, inputs, double, narrow, count),
     )
+
+
+def limits_of(
+    wide: keras.Model, run: Callable[[], Sequence[np.ndarray]]
+) -> tuple[list[float], list[float]]:
+    """Measure by how much equal results may differ: in float64, and with weights rounded anew."""
+    least = [2.0**-48 * float(np.abs(one).max(initial=0.0)) for one in run()]
+    narrow, wider = (
+        [
+            max(margin * one, floor)
+            for one, floor in zip(spread(wide, run, size), least, strict=True)
+        ]
+        for size, margin in zip((DOUBLE, SINGLE), MARGIN, strict=True)
+    )
+    return narrow, wider
 
 
 def fitting(model: keras.Model, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -186,30 +194,30 @@ def compare(known: Known, model: onnx.ModelProto) -> dict[str, Finding]:
         model: the file, which is not changed.
 
     Returns:
-        What each level found, by its name: `float64`, `weights`, `float32`, `place`, `bound`.
+        What each level found, by its name: `float64`, `weights`, `float32`, `bound`, and where they
+        part, `place` and `worst`.
     """
     weights = check_weights(known, model)
     try:
         feeds = feeds_of(known, model)
     except ValueError as error:
-        return {"weights": weights, "float32": Finding(DIFFERS, str(error))}
+        return {"weights": weights, "float64": Finding(DIFFERS, str(error))}
     float64 = check_double(known, model, feeds)
     float32, answers = check_single(known, model, feeds)
     findings = {"float64": float64, "weights": weights, "float32": float32}
     if any(it.result == DIFFERS for it in findings.values()):
         findings["place"] = find_place(known, model, feeds, findings)
+        if answers:
+            findings["worst"] = worst_rows(known, answers)
     findings["bound"] = check_bound(known, answers)
     return findings
 
 
 def verdict(findings: Mapping[str, Finding]) -> str:
-    """Sum up: DIFFERS if any level does, else OPEN if one is that must not, else LIMITED, HELD."""
-    results = {name: finding.result for name, finding in findings.items() if name != "place"}
-    if DIFFERS in results.values():
+    """Sum up: DIFFERS if any level says so, else what the comparison in float64 says."""
+    if any(finding.result == DIFFERS for finding in findings.values()):
         return DIFFERS
-    if OPEN in (results.get("float64", OPEN), results.get("float32")):
-        return OPEN
-    return LIMITED if LIMITED in results.values() else HELD
+    return findings["float64"].result
 
 
 def feeds_of(known: Known, model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -297,7 +305,7 @@ def check_single(
         answers = run(feeds)
         pairs = paired(known.double, answers)
         limits = [
-            FLOAT32_MARGIN * max(wide / MARGIN, distance(double, single))
+            FLOAT32_MARGIN * max(wide / MARGIN[1], distance(double, single))
             for wide, double, single in zip(
                 known.wide_limits, known.double, known.single, strict=True
             )
@@ -344,20 +352,45 @@ def find_place(
     feeds: Mapping[str, np.ndarray],
     findings: Mapping[str, Finding],
 ) -> Finding:
-    """Name the first layer and the first node that differ, the worst rows and changed classes."""
-    changed = [it for it in findings["weights"].data["weights"] if it["how"] == "changed"]
-    if findings["float64"].result in (HELD, OPEN) and not changed:
-        return Finding(OPEN, "no values differ" if findings["float64"].result == HELD else "")
+    """Name the first layer and the first node that differ."""
+    matches = findings["weights"].data["weights"]
+    limits = known.step_limits[any(match["how"] == "folded" for match in matches)]
     try:
         values = run_in_double(model, every=True)(
-            {name: as_double(array[:LOCATED]) for name, array in feeds.items()}
+            {name: as_double(array[-LOCATED:]) for name, array in feeds.items()}
         )
-    except ValueError as error:
-        return Finding(OPEN, str(error))
-    folded = findings["weights"].result == LIMITED
-    place = first_difference(known.steps, known.step_limits[folded], model, values)
-    data = place._asdict()
-    return Finding(DIFFERS, f"first at layer {place.layer}; node {place.node}", data)
+        place = first_difference(known.steps, limits, model, values)
+    except ValueError:
+        place = Place("", "", "")
+    changed = next((match for match in matches if match["how"] == "changed"), None)
+    if changed and not place.node:  # a weight that none of these inputs shows
+        user = user_of(changed["tensor"], model)
+        place = Place(changed["name"], *(node_place(user) if user else ("", "")))
+    if not place.layer and not place.node:
+        return Finding(OPEN, "no layer and no node differs in float64")
+    return Finding(
+        DIFFERS, f"layer {place.layer or '?'}; node {place.node or '?'}", place._asdict()
+    )
+
+
+def worst_rows(known: Known, answers: Sequence[np.ndarray]) -> Finding:
+    """Show where float32's answers are furthest off, and which classes changed."""
+    expected, found = known.double[0], answers[0]
+    apart = np.abs(expected - found).reshape(len(found), -1).max(axis=1)
+    rows = np.argsort(-np.nan_to_num(apart, nan=np.inf), kind="stable")[:WORST]
+    data: dict[str, Any] = {"rows": rows.tolist(), "distances": apart[rows].tolist()}
+    says = f"rows {', '.join(map(str, rows))}"
+    if expected.ndim == 2 and expected.shape[1] > 1:
+        images = slice(known.images)
+        pairs = Counter(
+            (int(a), int(b))
+            for a, b in zip(expected[images].argmax(1), found[images].argmax(1), strict=True)
+            if a != b
+        )
+        data["classes"] = [[*pair, count] for pair, count in pairs.most_common()]
+        most = ", ".join(f"{a} -> {b}: {count}" for (a, b), count in pairs.most_common(WORST))
+        says += f"; {pairs.total():,} of {known.images:,} images of another class {most}".rstrip()
+    return Finding(DIFFERS if data.get("classes") else HELD, says, data)
 
 
 def check_bound(known: Known, answers: Sequence[np.ndarray]) -> Finding:

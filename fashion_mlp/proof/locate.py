@@ -23,7 +23,6 @@ class Place(NamedTuple):
     layer: str  # of Keras
     node: str  # of the ONNX file: operator and name
     output: str  # the node's
-    distance: float  # by how much the layer's values differ from those that come nearest
 
 
 def first_difference(
@@ -48,13 +47,26 @@ def first_difference(
         seen.update(same)
         found[name] = bool(same)
     right_steps = _explained([number in seen for number in range(len(steps))], steps)
-    first = next((n for n, right in enumerate(right_steps) if not right), len(steps) - 1)
+    layers = [step.name for step, right in zip(steps, right_steps, strict=True) if not right]
     node = _first_node(model, found)
-    layer = steps[first]
-    distance = _nearest(sorted_steps[first], values)
-    if node is None:
-        return Place(layer.name, "", "", distance)
-    return Place(layer.name, f"{node.op_type} {node.name}".strip(), node.output[0], distance)
+    return Place(layers[0] if layers else "", *(node_place(node) if node else ("", "")))
+
+
+def node_place(node: onnx.NodeProto) -> tuple[str, str]:
+    """Name a node, by operator and name, and its output."""
+    return f"{node.op_type} {node.name}".strip(), node.output[0]
+
+
+def user_of(tensor: str, model: onnx.ModelProto) -> onnx.NodeProto | None:
+    """Find the first node that computes with a constant and with the model's inputs."""
+    depends = dependent(model)
+    constant = {tensor}
+    for node in model.graph.node:
+        if constant & set(node.input):
+            if depends & set(node.output):
+                return node
+            constant |= set(node.output)
+    return None
 
 
 def _sorted(array: np.ndarray) -> np.ndarray:
@@ -106,10 +118,7 @@ def _first_node(model: onnx.ModelProto, found: Mapping[str, bool]) -> onnx.NodeP
 
 def _judged(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> set[str]:
     """Name what can be compared: float values that depend on the inputs."""
-    depends = {value.name for value in model.graph.input}
-    for node in model.graph.node:
-        if depends & set(node.input):
-            depends |= set(node.output)
+    depends = dependent(model)
     return {
         name
         for name, array in values.items()
@@ -118,10 +127,10 @@ def _judged(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> set[str
     }
 
 
-def _nearest(step: np.ndarray, values: Mapping[str, np.ndarray]) -> float:
-    distances = [
-        float(np.abs(_sorted(array) - step).max())
-        for array in values.values()
-        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.size == step.size
-    ]
-    return min(distances, default=float("nan"))
+def dependent(model: onnx.ModelProto) -> set[str]:
+    """Name the values that depend on the inputs, and the inputs."""
+    depends = {value.name for value in model.graph.input}
+    for node in model.graph.node:
+        if depends & set(node.input):
+            depends |= set(node.output)
+    return depends

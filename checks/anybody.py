@@ -1,0 +1,398 @@
+"""Check `python -m fashion_mlp.prove` on networks of all kinds: `make check-prove`.
+
+Builds small networks, exports each by tf2onnx and by Keras' own `model.export`, and breaks each
+file in dozens of ways, one at a time. Prints a Markdown table (docs/proof.md shows it), and fails
+if a healthy file is refused, or a mutant accepted that computes something else beyond the limit
+that is stated with the acceptance.
+
+For comparison, the columns `allclose` are the check that exporters make: random inputs, float32
+against float32, with rtol = atol = the number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from checks.architectures import architectures
+from checks.common import machine, table
+from checks.mutations import Mutation, one_bit, one_ulp, one_value, weights
+from fashion_mlp.network import engine
+from fashion_mlp.proof.comparison import (
+    DIFFERS,
+    HELD,
+    OPEN,
+    Finding,
+    Known,
+    compare,
+    study,
+    verdict,
+)
+from fashion_mlp.proof.double import run_in_double
+from fashion_mlp.proof.layerwise import as_double, call
+from fashion_mlp.proof.levels import onnxruntime_run
+from fashion_mlp.proof.locate import dependent
+from pipeline.console import progress
+
+SEED = 20261126
+IMAGES, FRESH = 64, 256  # inputs that prove gets; others, on which a mutant's function is compared
+EXPORTERS = ("tf2onnx", "model.export")
+OPSET = 15
+CLOSE = ((2, 1e-3), (64, 1e-5))  # rows and tolerance of the columns `allclose`
+ACTIVATIONS = {"Relu": "Elu", "Tanh": "Sigmoid", "Sigmoid": "Tanh", "Elu": "Relu", "Max": "Min"}
+OTHERS = {"Softmax": "LogSoftmax", "Add": "Sub", "Mul": "Add", "LeakyRelu": "Relu"}
+
+
+class Mutant(NamedTuple):
+    """What became of a broken file."""
+
+    kind: str
+    found: str  # the verdict
+    same: bool  # whether it computes the same function, up to the limit that was stated
+    place: bool | None  # whether the node that is named first is one that was changed
+    close: tuple[bool, ...]  # whether each `allclose` passes
+
+
+def draw(model: Any, rows: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw inputs for a Keras model: numbers in 0…1, or whole numbers below 20."""
+    return [
+        rng.integers(0, 20, (rows, *tensor.shape[1:])).astype(tensor.dtype)
+        if "int" in tensor.dtype
+        else rng.random((rows, *tensor.shape[1:])).astype(tensor.dtype)
+        for tensor in model.inputs
+    ]
+
+
+def settle(model: Any, rng: np.random.Generator) -> None:
+    """Give every weight a value drawn at random; variances and scales positive ones."""
+    for weight in model.weights:
+        if "seed_generator" not in weight.path:
+            values = rng.normal(0, 0.5, weight.shape)
+            positive = weight.path.endswith(("gamma", "moving_variance"))
+            weight.assign(np.abs(values) + 0.3 if positive else values)
+
+
+def export(model: Any, exporter: str, path: Path) -> onnx.ModelProto:
+    """Export a Keras model, as the exporter's documentation shows it."""
+    import tensorflow as tf
+    import tf2onnx
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        if exporter == "model.export":
+            model.export(path, format="onnx", verbose=False)
+            return onnx.load(path)
+        signature = [tf.TensorSpec((None, *it.shape[1:]), it.dtype, it.name) for it in model.inputs]
+        forward = tf.function(
+            lambda *given: model(list(given) if len(given) > 1 else given[0], training=False),
+            input_signature=signature,
+        )
+        found, _ = tf2onnx.convert.from_function(forward, input_signature=signature, opset=OPSET)
+        return found
+
+
+def on_a_node(
+    operators: Sequence[str], change: Callable[[onnx.GraphProto, onnx.NodeProto, Any], object]
+) -> Callable[[onnx.ModelProto, np.random.Generator], object]:
+    """Make a mutation of one node, of the operators given, that depends on the inputs."""
+
+    def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> object:
+        depends = dependent(model)
+        nodes = [
+            node
+            for node in model.graph.node
+            if node.op_type in operators and depends & set(node.output)
+        ]
+        if not nodes:
+            return None
+        return change(model.graph, nodes[rng.integers(len(nodes))], rng)
+
+    return mutate
+
+
+def other_operator(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
+    """Put another operator of the same shape in a node's place."""
+    node.op_type = (ACTIVATIONS | OTHERS)[node.op_type]
+    kept = [it for it in node.attribute if it.name == "axis" and node.op_type == "LogSoftmax"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def left_out(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
+    """Take a node out and join what was around it."""
+    for other in graph.node:
+        for place, name in enumerate(other.input):
+            if name == node.output[0]:
+                other.input[place] = node.input[0]
+    if node.output[0] in {value.name for value in graph.output}:
+        node.op_type = "Identity"
+        del node.attribute[:], node.input[1:]
+    else:
+        graph.node.remove(node)
+
+
+def other_attribute(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
+    """Change a number that a node has: a slope, an epsilon, an axis."""
+    for attribute in node.attribute:
+        if attribute.name in ("alpha", "epsilon"):
+            attribute.f = attribute.f * 1.5
+        elif attribute.name == "axis":
+            attribute.i = 0
+    if node.op_type == "AveragePool":
+        node.op_type = "MaxPool"
+    elif node.op_type == "MaxPool":
+        node.op_type = "AveragePool"
+
+
+def scaled_input(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Divide the first input of numbers by 256 where it should be 255."""
+    names = [it.name for it in model.graph.input if it.type.tensor_type.elem_type == 1]
+    if names:
+        factor = numpy_helper.from_array(np.array(255 / 256, np.float32), "factor")
+        model.graph.initializer.append(factor)
+        for node in model.graph.node:
+            for place, name in enumerate(node.input):
+                if name == names[0]:
+                    node.input[place] = "scaled"
+        model.graph.node.insert(0, helper.make_node("Mul", [names[0], "factor"], ["scaled"]))
+
+
+def fixed_batch(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Allow one row alone."""
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def identity(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
+    """Put an Identity in front of a node: the same function."""
+    name = node.input[0]
+    node.input[0] = f"{name}_same"
+    place = next(number for number, it in enumerate(graph.node) if it == node)
+    graph.node.insert(place, helper.make_node("Identity", [name], [f"{name}_same"]))
+
+
+def swapped_inputs(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
+    """Add in the other order: the same function."""
+    first, second = node.input
+    node.input[0], node.input[1] = second, first
+
+
+def one_tensor(change: Callable[[np.ndarray], np.ndarray], least: int = 1) -> Any:
+    """Make a mutation of one whole tensor with at least so many axes."""
+
+    def mutate(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+        names = [name for name, array in arrays.items() if array.ndim >= least]
+        if names:
+            name = names[rng.integers(len(names))]
+            arrays[name] = change(arrays[name])
+
+    return weights(mutate)
+
+
+def rows_swapped(array: np.ndarray) -> np.ndarray:
+    """Swap the first and the last row."""
+    swapped = array.copy()
+    swapped[[0, -1]] = array[[-1, 0]]
+    return swapped
+
+
+def rounded(array: np.ndarray) -> np.ndarray:
+    """Round to float16."""
+    return array.astype(np.float16).astype(np.float32)
+
+
+def kinds(other: onnx.ModelProto) -> list[Mutation]:
+    """List the ways to break a file; the last two break nothing.
+
+    Args:
+        other: the file of the same network with other weights.
+    """
+    nodes = (*ACTIVATIONS, *OTHERS)
+    unary = ("Relu", "Tanh", "Sigmoid", "Elu", "LeakyRelu", "Softmax", "Add", "Mul")
+    axes = ("Softmax", "LeakyRelu", "Concat", "MaxPool", "AveragePool", "BatchNormalization")
+    return [
+        Mutation("one weight's sign", 8, one_value(lambda value, rng: -value)),
+        Mutation("one weight zeroed", 6, one_value(lambda value, rng: np.float32(0))),
+        Mutation("one weight moved by one ulp", 8, one_value(one_ulp)),
+        Mutation("one bit of one weight", 8, one_value(one_bit)),
+        Mutation("one tensor's first and last row swapped", 3, one_tensor(rows_swapped)),
+        Mutation("one tensor x 255/256", 3, one_tensor(lambda it: it * np.float32(255 / 256))),
+        Mutation("one tensor rounded to float16", 2, one_tensor(rounded)),
+        Mutation("one operator replaced", 4, on_a_node(nodes, other_operator)),
+        Mutation("one node left out", 4, on_a_node(unary, left_out)),
+        Mutation("one axis, slope or kind of pooling changed", 2, on_a_node(axes, other_attribute)),
+        Mutation("/256 for /255", 1, scaled_input),
+        Mutation("batch size fixed at 1", 1, fixed_batch),
+        Mutation("a stale model", 1, lambda model, rng: model.CopyFrom(other)),
+        Mutation("an Identity put in, same function", 1, on_a_node(("Add", "MatMul"), identity)),
+        Mutation("Add the other way round, same function", 1, on_a_node(("Add",), swapped_inputs)),
+    ]
+
+
+def changed_nodes(model: onnx.ModelProto, mutant: onnx.ModelProto) -> set[str]:
+    """Name the outputs of nodes that were changed, or that compute with what was changed."""
+    before, after = (
+        {it.output[0]: it.SerializeToString() for it in one.graph.node} for one in (model, mutant)
+    )
+    tensors, now = (
+        {it.name: it.SerializeToString() for it in one.graph.initializer} for one in (model, mutant)
+    )
+    touched = {name for name, content in after.items() if before.get(name) != content}
+    touched |= {name for name, content in now.items() if tensors.get(name) != content}
+    depends = dependent(mutant)
+    for node in mutant.graph.node:
+        if touched - depends & set(node.input) or touched & set(node.input) - depends:
+            touched.add(node.output[0])
+    return touched & depends
+
+
+class Subject(NamedTuple):
+    """A Keras model with all that its mutants are held to."""
+
+    name: str
+    known: Known
+    model: Any
+    fresh: list[np.ndarray]
+
+
+def judge(subject: Subject, kind: str, healthy: onnx.ModelProto, mutant: onnx.ModelProto) -> Mutant:
+    """Give a mutant to prove, and find out by other means what is true of it."""
+    findings = compare(subject.known, mutant)
+    found = verdict(findings)
+    limit = findings["float64"].data.get("limit", 0.0)
+    same = same_function(healthy, mutant, subject.fresh, limit)
+    place = findings.get("place")
+    right = None
+    if place is not None and place.result == DIFFERS:
+        right = place.data["output"] in changed_nodes(healthy, mutant)
+    close = tuple(is_close(subject, mutant, *one) for one in CLOSE)
+    return Mutant(kind, found, same, right, close)
+
+
+def feeds(model: onnx.ModelProto, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Name inputs, in their order."""
+    return dict(zip((value.name for value in model.graph.input), inputs, strict=True))
+
+
+def same_function(
+    healthy: onnx.ModelProto, mutant: onnx.ModelProto, fresh: Sequence[np.ndarray], limit: float
+) -> bool:
+    """Tell whether two files compute the same in float64 on fresh inputs, up to a limit."""
+    given = [as_double(array) for array in fresh]
+    try:
+        one, other = (
+            list(run_in_double(it)(feeds(it, given)).values()) for it in (healthy, mutant)
+        )
+        return all(np.abs(a - b).max() <= limit for a, b in zip(one, other, strict=True))
+    except ValueError:
+        return False
+
+
+def is_close(subject: Subject, mutant: onnx.ModelProto, rows: int, tolerance: float) -> bool:
+    """Tell whether exporters' check passes."""
+    given = [array[:rows] for array in subject.fresh]
+    try:
+        found = onnxruntime_run(mutant)(feeds(mutant, given))
+        expected = call(subject.model, given)
+        return all(
+            a.shape == b.shape and np.allclose(a, b, rtol=tolerance, atol=tolerance)
+            for a, b in zip(found, expected, strict=True)
+        )
+    except ValueError:
+        return False
+
+
+def mutants(
+    subject: Subject, model: onnx.ModelProto, other: onnx.ModelProto, rng: np.random.Generator
+) -> Iterator[Mutant]:
+    """Break a file in every way, and say what became of each that changed."""
+    for kind in kinds(other):
+        for _ in range(kind.models):
+            mutant = onnx.ModelProto()
+            mutant.CopyFrom(model)
+            kind.mutate(mutant, rng)
+            if mutant != model:
+                yield judge(subject, kind.name, model, mutant)
+
+
+def lines(found: Sequence[Mutant]) -> list[list[object]]:
+    """Count what became of each kind, and of all."""
+    rows: list[list[object]] = []
+    names = [*dict.fromkeys(mutant.kind for mutant in found), "**all**"]
+    for name in names:
+        of_kind = [mutant for mutant in found if name in (mutant.kind, "**all**")]
+        placed = [mutant.place for mutant in of_kind if mutant.place is not None]
+        refused = sum(mutant.found == DIFFERS for mutant in of_kind)
+        wrong = sum(mutant.found not in (DIFFERS, OPEN) and not mutant.same for mutant in of_kind)
+        passed = [sum(one) for one in zip(*(mutant.close for mutant in of_kind), strict=True)]
+        rows.append(
+            [name, len(of_kind), refused, wrong, f"{sum(placed)} of {len(placed)}", *passed]
+        )
+    return rows
+
+
+def main() -> int:
+    """Export, compare, break, compare; print the table."""
+    began = time.monotonic()
+    engine.start()
+
+    import keras
+
+    rng = np.random.default_rng(SEED)
+    found: list[Mutant] = []
+    refused: list[str] = []
+    results: Counter[str] = Counter()
+    networks = list(architectures())
+    with (
+        tempfile.TemporaryDirectory(prefix="anybody-") as folder,
+        progress("check-prove", len(networks) * len(EXPORTERS), "files") as bar,
+    ):
+        path = Path(folder)
+        for name, model in networks:
+            settle(model, rng)
+            model.save(path / "model.keras")
+            known = study(path / "model.keras", draw(model, IMAGES, rng))
+            subject = Subject(name, known, model, draw(model, FRESH, rng))
+            stale = keras.models.clone_model(model)
+            settle(stale, rng)
+            for exporter in EXPORTERS:
+                file = export(model, exporter, path / "model.onnx")
+                result = verdict(findings := compare(known, file))
+                results[result] += 1
+                if result in (DIFFERS, OPEN):
+                    refused.append(f"{name}, {exporter}: {_why(findings)}")
+                other = export(stale, exporter, path / "other.onnx")
+                found += mutants(subject, file, other, rng)
+                bar.update()
+            keras.backend.clear_session()
+    columns = ["mutation", "files", "refused", "accepted wrongly", "place right"]
+    close = [f"allclose {tolerance:g}, {rows} rows" for rows, tolerance in CLOSE]
+    print(table([*columns, *close], lines(found)))
+    print(
+        f"\n{len(networks)} networks, {len(networks) * len(EXPORTERS)} healthy files: "
+        f"{len(refused)} refused, {results[HELD]} held in float64, "
+        f"{sum(results.values()) - results[HELD] - len(refused)} up to a limit.\n"
+        f"{machine()}; seed {SEED}; {time.monotonic() - began:.0f} s."
+    )
+    wrong = [it for it in found if it.found not in (DIFFERS, OPEN) and not it.same]
+    for line in [*(f"refused: {it}" for it in refused), *(f"accepted: {it}" for it in wrong)]:
+        print(f"check-prove: {line}", file=sys.stderr)
+    return 1 if refused or wrong else 0
+
+
+def _why(findings: dict[str, Finding]) -> str:
+    return "; ".join(it.says for it in findings.values() if it.result in (DIFFERS, OPEN))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
