@@ -6,6 +6,7 @@ held to it (`compare`).
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from fashion_mlp.proof.chain import dense_chain
 from fashion_mlp.proof.double import run_in_double
 from fashion_mlp.proof.evidence import check_inside
 from fashion_mlp.proof.layerwise import (
-    Step,
+    Steps,
     as_double,
     call,
     call_in_double,
@@ -74,7 +75,8 @@ class Known(NamedTuple):
     single: Sequence[np.ndarray]  # outputs as Keras computes them, in float32
     limits: Sequence[float]  # of each output: what float64's rounding may do
     wide_limits: Sequence[float]  # what rounding each weight to float32 once may do
-    steps: Sequence[Step]  # of the first LOCATED inputs
+    steps: Steps
+    step_values: Sequence[np.ndarray]  # on the last LOCATED rows
     step_limits: tuple[Sequence[float], Sequence[float]]  # narrow, wide
     certain: Bounds | str  # the rounding bound of the images, or why there is none
 
@@ -97,10 +99,7 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
     def results() -> list[np.ndarray]:
         return call_in_double(wide, inputs)
 
-    def stepwise() -> list[np.ndarray]:
-        return [step.values for step in steps_of(wide, located)]
-
-    double, steps = results(), steps_of(wide, located)
+    double, steps = results(), steps_of(wide)
     narrow, wider = limits_of(wide, results)
     count = min(len(images[0]), IMAGES)
     return Known(
@@ -113,7 +112,8 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
         narrow,
         wider,
         steps,
-        limits_of(wide, stepwise),
+        steps.run(located),
+        limits_of(wide, lambda: steps.run(located)),
         certain_of(model, inputs, double, narrow, count),
     )
 
@@ -354,15 +354,11 @@ def find_place(
 ) -> Finding:
     """Name the first layer and the first node that differ."""
     matches = findings["weights"].data["weights"]
-    limits = known.step_limits[any(match["how"] == "folded" for match in matches)]
-    try:
-        values = run_in_double(model, every=True)(
-            {name: as_double(array[-LOCATED:]) for name, array in feeds.items()}
-        )
-        place = first_difference(known.steps, limits, model, values)
-    except ValueError:
-        place = Place("", "", "")
+    folded = any(match["how"] == "folded" for match in matches)
     changed = next((match for match in matches if match["how"] == "changed"), None)
+    place = Place("", "", "")
+    with contextlib.suppress(ValueError):
+        place = differing(known, model, feeds, folded)
     if changed and not place.node:  # a weight that none of these inputs shows
         user = user_of(changed["tensor"], model)
         place = Place(changed["name"], *(node_place(user) if user else ("", "")))
@@ -371,6 +367,29 @@ def find_place(
     return Finding(
         DIFFERS, f"layer {place.layer or '?'}; node {place.node or '?'}", place._asdict()
     )
+
+
+def differing(
+    known: Known,
+    model: onnx.ModelProto,
+    feeds: Mapping[str, np.ndarray],
+    folded: bool,
+) -> Place:
+    """Run the file in float64, all its nodes, and find the first that differs from Keras.
+
+    Raises:
+        ValueError: it can't be run.
+    """
+    given = {name: as_double(array[-LOCATED:]) for name, array in feeds.items()}
+    values = given | run_in_double(model, every=True)(given)
+    limits = known.wide_limits if folded else known.limits
+    wrong = [
+        value.name
+        for value, expected, limit in zip(model.graph.output, known.double, limits, strict=True)
+        if not distance(expected[-LOCATED:], values[value.name]) <= limit
+    ]
+    step_limits = known.step_limits[folded]
+    return first_difference(known.steps, known.step_values, step_limits, model, values, wrong)
 
 
 def worst_rows(known: Known, answers: Sequence[np.ndarray]) -> Finding:
