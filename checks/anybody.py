@@ -35,12 +35,11 @@ from fashion_mlp.proof.comparison import (
     HELD,
     OPEN,
     Finding,
-    Known,
     compare,
-    study,
     verdict,
 )
 from fashion_mlp.proof.double import run_in_double
+from fashion_mlp.proof.known import Known, study
 from fashion_mlp.proof.layerwise import as_double, call
 from fashion_mlp.proof.levels import onnxruntime_run
 from fashion_mlp.proof.locate import dependent, inputs_of
