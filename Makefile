@@ -3,22 +3,31 @@
 # For GNU make 3.81, which macOS has: tests/test_makefile.py refuses what is newer.
 
 TASK := sh tasks/start.sh
-TARGETS := help repro recipe heal report sweep-picture test test-web test-consumers test-workers \
-	page lint format lock check-repro check-portable check-workers check-lock check-sharing gate \
-	mutations torture bench conformance conformance-tools push pull clean
+TARGETS := help repro recipe seeds dataset heal report sweep-picture test test-web test-consumers \
+	test-workers page release verify-release lint format lock check-repro check-portable \
+	check-workers check-lock check-sharing gate mutations torture bench conformance \
+	conformance-tools push pull clean
 UNKNOWN := $(filter-out $(TARGETS) Makefile,$(MAKECMDGOALS))
 .PHONY: $(TARGETS) $(UNKNOWN)
 .DEFAULT_GOAL := repro
 
 # Values reach the program through the environment: no shell reads them, nor does make expand them.
 override NAME := $(value NAME)
+override FOLDER := $(value FOLDER)
+override PLAIN := $(value PLAIN)
+override SHAPE := $(value SHAPE)
 override SEED := $(value SEED)
+override SEEDS := $(value SEEDS)
 override REV := $(value REV)
 override METRIC := $(value METRIC)
 override UPGRADE := $(value UPGRADE)
 override PYTHON := $(value PYTHON)
 override CHROMIUM := $(value CHROMIUM)
-export NAME SEED REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
+override DIR := $(value DIR)
+override KEY := $(value KEY)
+export DIR KEY NAME FOLDER PLAIN SHAPE SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
+# Options that a shell would take from its user's: noclobber, noexec.
+unexport SHELLOPTS BASHOPTS BASH_ENV ENV CDPATH
 
 help:  ## list the targets
 	@$(TASK) help
@@ -28,6 +37,12 @@ repro:  ## run what is not up to date of the pipeline (plain `make` does this)
 
 recipe:  ## run presets/NAME.yaml as a DVC experiment of that name, e.g. NAME=quick SEED=1
 	@$(TASK) recipe
+
+seeds:  ## run presets/NAME.yaml with the seeds 1 to SEEDS (5): mean, standard deviation, n
+	@$(TASK) seeds
+
+dataset:  ## make a data set of FOLDER/CLASS/*.jpg; PLAIN=1: only resize; SHAPE=32x32; NAME=…
+	@$(TASK) dataset
 
 heal:  ## remove damaged files, here and in DVC's cache, and make them again
 	@$(TASK) heal
@@ -43,6 +58,12 @@ test:  ## run the tests (under 5 minutes)
 
 page:  ## make consumers/web a whole page (needs Node's npm, and `make` before)
 	@$(TASK) page
+
+release: repro page  ## lay out dist/: ONNX files, card, page, provenance; KEY=private.pem: signed
+	@$(TASK) run python -m release @KEY
+
+verify-release:  ## check the release in DIR, byte by byte; KEY=public.pem: and its signature
+	@$(TASK) run python -m release.verify @DIR @KEY
 
 test-web: page  ## test the page in real Chromium; CHROMIUM=PATH: where it is not /usr/bin/chromium
 	@$(TASK) test-web
@@ -90,7 +111,8 @@ test-workers:  ## train with two workers, lose one, refuse what does not fit (1 
 	@$(TASK) run python -m pytest -m workers tests/test_workers.py
 
 conformance-tools:  ## install as root, on Debian or Ubuntu, what conformance needs
-	@$(TASK) apt gcc=gcc,libc6-dev node=nodejs npm=npm chromium=chromium
+	@$(TASK) apt gcc=gcc,libc6-dev node=nodejs npm=npm chromium=chromium \
+		aarch64-linux-gnu-gcc=gcc-aarch64-linux-gnu,libc6-dev-arm64-cross qemu-aarch64=qemu-user
 
 push:  ## bring results to the team's remote (docs/sharing.md)
 	@$(TASK) run dvc push --run-cache

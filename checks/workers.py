@@ -136,7 +136,7 @@ class Team:
 
     def losses(self) -> np.ndarray:
         """Read the loss of each epoch, float64 (epochs,)."""
-        return np.loadtxt(self.folder / "0/plots/history.csv", delimiter=",", skiprows=1)[:, 1]
+        return np.loadtxt(self.folder / "0/plots/history.csv", delimiter=",", skiprows=1, usecols=1)
 
 
 def free_port() -> int:

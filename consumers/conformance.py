@@ -1,30 +1,37 @@
-"""Run the exported model in every runtime, on all test images, and compare each with Keras.
+"""Run the exported models in every runtime, on all test images.
 
-reads   models/fashion_mlp{,_uint8}.onnx, models/fashion_mlp.keras, models/labels.json,
+reads   models/*.onnx, models/fashion_mlp.keras, models/labels.json,
         data/prepared/test_images.npy, and the examples in this folder's folders
-writes  consumers/conformance.json    each runtime's version and largest difference
+writes  consumers/conformance.json    what each runtime gave
 
-Each example is run as its reader would run it, and writes its probabilities to a file. Keras'
-own come from `predict` on the .keras file. A runtime conforms if it names the same class for
-every image and no probability is further than TOLERANCE from Keras'.
+Each example is run as its reader would run it, and writes an output of the model to a file. For the
+float32 and uint8 files that is `probabilities`: a runtime conforms if it names Keras' class for
+every image and no probability is further than TOLERANCE from Keras'. For the exact file: `logits`,
+which must be the same bits in all runtimes, and `class`, the first of the largest, also in a tie.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 from tabulate import tabulate
 
 from consumers.runtimes import BIN, LABELS, MODELS, RUNTIMES, Runtime, locked_version
 from fashion_mlp.data.arrays import MAX_PIXEL, prepared_path
+from fashion_mlp.export.exact import exact_graph
+from fashion_mlp.export.quantize import quantize
 from fashion_mlp.formats import write_json
 from fashion_mlp.network import engine
 from fashion_mlp.paths import MODEL
@@ -35,16 +42,27 @@ RESULTS = Path("consumers/conformance.json")
 # Keras, which is itself up to 1.6e-6 from float64. bf16 is off by a thousand times as much.
 TOLERANCE = 5e-6
 BATCH_SIZE = 1000  # of Keras
+TIED = (2, 5)  # classes whose logits are made equal
+FEW = 500  # images for which the exact file's `class` is compared
 TIMEOUT = 600  # seconds that a command may take
 REASON = re.compile(r"[Ee]rror( \[\w+\])?: ")  # Python's, gcc's and Node's
 SUMMARY = re.compile(r"^\S+ (?P<version>.+): \d+ images in (?P<seconds>[\d.]+) s$")
 
 
+class Job(NamedTuple):
+    """What a runtime is asked for."""
+
+    model: Path  # with labels.json beside it
+    images: Path  # .npy file
+    pixels: int
+    classes: int
+
+
 class Output(NamedTuple):
-    """What a runtime returned: its version, float32 probabilities (n, classes), and seconds."""
+    """What a runtime returned: its version, the bytes of an output, and seconds."""
 
     version: str
-    probabilities: np.ndarray
+    content: bytes
     seconds: float
 
 
@@ -65,55 +83,53 @@ def keras_probabilities(images: np.ndarray) -> np.ndarray:
     return np.asarray(load_network(MODEL).predict(images, batch_size=BATCH_SIZE, verbose=0))
 
 
-def commands(
-    runtime: Runtime, images: Path, pixels: int, classes: int, folder: Path
-) -> list[list[str]]:
+def commands(runtime: Runtime, job: Job, output: str, folder: Path) -> list[list[str]]:
     """Make the commands of an example: those that build it, then the one that runs it.
 
     Args:
         runtime: whose example.
-        images: .npy file.
-        pixels: of an image.
-        classes: of the model.
-        folder: gets what is built, and the probabilities in out.bin.
+        job: what it is asked for.
+        output: of the model.
+        folder: gets what is built, and the output in out.bin.
     """
     paths = {"python": sys.executable, "bin": BIN, "root": Path.cwd(), "build": folder}
-    sizes = {"pixels": pixels, "classes": classes}
-    places = {**paths, **sizes, "model": MODELS[runtime.uint8], "labels": LABELS}
+    sizes = {"pixels": job.pixels, "classes": job.classes}
+    places = {**paths, **sizes, "model": job.model, "labels": job.model.with_name("labels.json")}
     made = [
         [part.format_map(places) for part in command.split()]
         for command in (*runtime.build, runtime.command)
     ]
-    made[-1] += [str(images), "--probabilities", str(folder / "out.bin")]
+    made[-1] += [str(job.images), "--output", output, "--save", str(folder / "out.bin")]
     return made
 
 
-def execute(runtime: Runtime, images: Path, pixels: int, shape: tuple[int, int]) -> Output:
+def execute(runtime: Runtime, job: Job, output: str) -> Output:
     """Build and run a runtime's example in a scratch folder, and read what it wrote.
 
-    Args:
-        runtime: whose tools are there.
-        images: .npy file.
-        pixels: of an image.
-        shape: that the probabilities must have.
-
     Raises:
-        RuntimeError: a command failed, took too long, or wrote something else.
+        RuntimeError: a command failed or took too long, or wrote no version.
     """
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
-        printed = [
-            call(command) for command in commands(runtime, images, pixels, shape[1], Path(folder))
-        ]
+        printed = [call(command) for command in commands(runtime, job, output, Path(folder))]
         last = printed[-1].strip().splitlines()[-1:]
         if not (summary := SUMMARY.match("".join(last))):
             raise RuntimeError(f"expected version and seconds in the last line, got {last}")
-        out = Path(folder) / "out.bin"
-        size, expected = out.stat().st_size if out.exists() else 0, 4 * shape[0] * shape[1]
-        if size != expected:
-            raise RuntimeError(f"expected {expected:,} bytes of probabilities, got {size:,}")
         generator = f"{locked_version(runtime.generator)}, " if runtime.generator else ""
-        probabilities = np.fromfile(out, "<f4").reshape(shape)
-        return Output(generator + summary["version"], probabilities, float(summary["seconds"]))
+        out = Path(folder) / "out.bin"
+        content = out.read_bytes() if out.exists() else b""
+        return Output(generator + summary["version"], content, float(summary["seconds"]))
+
+
+def read(content: bytes, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Read raw numbers.
+
+    Raises:
+        RuntimeError: not so many.
+    """
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
+    if len(content) != expected:
+        raise RuntimeError(f"expected {expected:,} bytes, got {len(content):,}")
+    return np.frombuffer(content, dtype).reshape(shape)
 
 
 def call(command: list[str]) -> str:
@@ -131,16 +147,17 @@ def call(command: list[str]) -> str:
     return done.stdout
 
 
-def compare(expected: np.ndarray, output: Output) -> Result:
+def compare(expected: np.ndarray, version: str, found: np.ndarray) -> Result:
     """Measure how far a runtime is from Keras, rounded to two digits.
 
     Args:
-        expected: float32 (n, classes).
-        output: of the runtime.
+        expected: Keras' probabilities, float32 (n, classes).
+        version: of the runtime.
+        found: its probabilities.
     """
-    difference = np.abs(output.probabilities.astype(np.float64) - expected).max()
-    same = output.probabilities.argmax(axis=1) == expected.argmax(axis=1)
-    return Result(output.version, float(f"{difference:.1e}"), int(same.sum()))
+    difference = np.abs(found.astype(np.float64) - expected).max()
+    same = found.argmax(axis=1) == expected.argmax(axis=1)
+    return Result(version, float(f"{difference:.1e}"), int(same.sum()))
 
 
 def first_fault(expected: np.ndarray, found: np.ndarray, names: Sequence[str]) -> str | None:
@@ -171,53 +188,118 @@ def first_fault(expected: np.ndarray, found: np.ndarray, names: Sequence[str]) -
     )
 
 
+def exact_logits(runtime: Runtime, job: Job, few: Sequence[Job], count: int) -> tuple[Output, str]:
+    """Run the exact file, and check the classes that it names.
+
+    Args:
+        runtime: whose example.
+        job: the exact file and test images.
+        few: the file with the first FEW of them, and the model of `tied_job`.
+        count: of the images of `job`.
+
+    Returns:
+        The logits, and their SHA-256.
+
+    Raises:
+        RuntimeError: `class` is not the first of the largest logits, or a command failed.
+    """
+    output = execute(runtime, job, "logits")
+    logits = read(output.content, "<f4", (count, job.classes))
+    expected = logits[:FEW].argmax(axis=1), np.full(FEW, TIED[0])
+    for classes, one in zip(expected, few, strict=True):
+        found = read(execute(runtime, one, "class").content, "<i8", classes.shape)
+        if len(rows := np.flatnonzero(found != classes)):
+            raise RuntimeError(
+                f"{one.images.name}, image {rows[0]}: expected class {classes[rows[0]]}, the first "
+                f"of the largest logits, got {found[rows[0]]}"
+            )
+    return output, hashlib.sha256(output.content).hexdigest()
+
+
+def tied_job(folder: Path, job: Job) -> Job:
+    """Write a model with the logits of TIED the largest and equal, for the images of `job`."""
+    from fashion_mlp.network.model import Layer
+
+    bias = np.zeros(job.classes, np.float32)
+    bias[list(TIED)] = 1
+    layer = Layer(np.zeros((job.pixels, job.classes), np.float32), bias, "softmax")
+    model = exact_graph(quantize([layer], (1, job.pixels)), 13, 8)
+    model.metadata_props.extend(onnx.load(job.model).metadata_props)
+    onnx.save(model, folder / job.model.name)
+    shutil.copy(LABELS, folder / "labels.json")
+    return job._replace(model=folder / job.model.name)
+
+
 def table(path: Path = RESULTS) -> str:
-    """Lay out the results as a Markdown table; README.md and consumers/README.md show it."""
+    """Lay out how far from Keras each runtime is; README.md and consumers/README.md show it."""
     results = json.loads(path.read_text(encoding="utf-8"))
     rows = [
         (
-            runtime.name,
-            (result := Result(**results["runtimes"][runtime.key])).version,
+            runtime.name + (", uint8 file" if file == "uint8" else ""),
+            (result := Result(**results[file][runtime.key])).version,
             f"{result.max_difference:.1e}",
             f"{result.argmax_agreement:,} of {results['images']:,}",
             f"`{runtime.install}`",
         )
+        for file in ("float32", "uint8")
         for runtime in RUNTIMES
+        if file in runtime.files
     ]
     header = ("runtime", "version", "largest Δp", "same class", "install")
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
-def check_all(
-    expected: np.ndarray, files: Mapping[bool, Path], pixels: int, names: Sequence[str]
-) -> tuple[dict[str, Result], list[str]]:
-    """Run every runtime.
+def exact_table(path: Path = RESULTS) -> str:
+    """Lay out the SHA-256 of the exact file's logits; consumers/README.md shows it."""
+    results = json.loads(path.read_text(encoding="utf-8"))["exact"]
+    rows = [
+        (runtime.name, results[runtime.key]["version"], results[runtime.key]["sha256"][:16])
+        for runtime in RUNTIMES
+        if "exact" in runtime.files
+    ]
+    return tabulate(rows, ("runtime", "version", "SHA-256 of the logits"), tablefmt="github")
+
+
+def check_file(
+    file: str, job: Job, expected: np.ndarray, names: Sequence[str], few: Sequence[Job]
+) -> tuple[dict[str, Any], list[str]]:
+    """Run a model in every runtime that reads it.
 
     Args:
+        file: of MODELS.
+        job: the model, and all test images.
         expected: Keras' probabilities, float32 (n, classes).
-        files: the images; uint8 where the key is True.
-        pixels: of an image.
         names: of the classes.
+        few: for the exact file, see `exact_logits`.
 
     Returns:
         The results by key, and a line for each runtime that was not run or does not conform.
     """
-    results, faults = {}, []
-    for runtime in RUNTIMES:
-        print(f"conformance: {runtime.name} ...", end=" ", flush=True)
+    results: dict[str, Any] = {}
+    faults = []
+    for runtime in (one for one in RUNTIMES if file in one.files):
+        print(f"conformance: {file}: {runtime.name} ...", end=" ", flush=True)
         try:
-            output = execute(runtime, files[runtime.uint8], pixels, expected.shape)
+            if file == "exact":
+                output, digest = exact_logits(runtime, job, few, len(expected))
+                result: Any = {"version": output.version, "sha256": digest}
+                says, known = digest[:16], next(iter(results.values()), result)["sha256"]
+                fault = None if digest == known else f"expected the logits {known[:16]}, got {says}"
+            else:
+                output = execute(runtime, job, "probabilities")
+                found = read(output.content, "<f4", expected.shape)
+                result = compare(expected, output.version, found)._asdict()
+                says = f"{result['max_difference']:.1e} from Keras"
+                fault = first_fault(expected, found, names)
         except RuntimeError as error:
             print("failed")
-            faults.append(f"{runtime.name}: {error}")
+            faults.append(f"{file}: {runtime.name}: {error}")
             continue
-        result = results[runtime.key] = compare(expected, output)
-        print(
-            f"{result.version}: {result.max_difference:.1e} from Keras, "
-            f"{len(expected) / max(output.seconds, 1e-9):,.0f} images/s"
-        )
-        if runtime.enforced and (fault := first_fault(expected, output.probabilities, names)):
-            faults.append(f"{runtime.name}: {fault}")
+        results[runtime.key] = result
+        speed = len(expected) / max(output.seconds, 1e-9)
+        print(f"{output.version}: {says}, {speed:,.0f} images/s")
+        if runtime.enforced and fault:
+            faults.append(f"{file}: {runtime.name}: {fault}")
     return results, faults
 
 
@@ -225,21 +307,29 @@ def main() -> None:
     for path in (MODEL, *MODELS.values(), LABELS):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file; `make` writes it")
-    names = json.loads(LABELS.read_text(encoding="utf-8"))["class_names"]["en"]
+    names = next(iter(json.loads(LABELS.read_text(encoding="utf-8"))["class_names"].values()))
     images = np.load(prepared_path("test", "images"), allow_pickle=False)
     print(f"conformance: Keras, {len(images):,} images")
     expected = keras_probabilities(images)
+    results: dict[str, Any] = {"images": len(images), "tolerance": TOLERANCE}
+    faults = []
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         as_bytes = Path(folder) / "test_images_uint8.npy"
         np.save(as_bytes, np.rint(images * MAX_PIXEL).astype(np.uint8))
-        files = {False: prepared_path("test", "images"), True: as_bytes}
-        results, faults = check_all(expected, files, images.shape[1], names)
+        np.save(first := as_bytes.with_name("first.npy"), np.load(as_bytes)[:FEW])
+        sizes = (images.shape[1], len(names))
+        exact = Job(MODELS["exact"], first, *sizes)
+        few = (exact, tied_job(Path(folder), exact))
+        for file, model in MODELS.items():
+            given = prepared_path("test", "images") if file == "float32" else as_bytes
+            job = Job(model, given, *sizes)
+            results[file], found = check_file(file, job, expected, names, few)
+            faults += found
     if faults:
         raise RuntimeError("\n  ".join(["not every runtime conforms:", *faults]))
-    runtimes = {key: result._asdict() for key, result in results.items()}
-    write_json(RESULTS, {"images": len(images), "tolerance": TOLERANCE, "runtimes": runtimes})
-    print(f"\n{table()}\n")
-    print(f"conformance: every runtime agrees with Keras on all images; {RESULTS} written")
+    write_json(RESULTS, results)
+    print(f"\n{table()}\n\n{exact_table()}\n")
+    print(f"conformance: every runtime conforms on all images; {RESULTS} written")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pipeline.files import replacing, sha256
 from pipeline.guard import PIPELINE, read_stage
 
 DIGEST_BYTES = 32  # of SHA-256, in front of the rest
+MAX_HEADER = 1 << 26  # bytes: the log of a million epochs
 
 History = dict[str, list[float]]
 
@@ -51,6 +52,27 @@ def identity(params: Mapping[str, Any], workers: int) -> dict[str, str]:
     }
 
 
+def read_whole(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Read a checkpoint's header and its content, no more than the header says that there is.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        digest = file.read(DIGEST_BYTES)
+        header = file.readline(MAX_HEADER)
+        try:
+            about: dict[str, Any] = json.loads(header)
+            size = DIGEST_BYTES + len(header) + about["bytes"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError("it is damaged") from None
+        content = file.read() if path.stat().st_size == size else b""
+    if hashlib.sha256(header + content).digest() != digest:
+        raise ValueError("it is damaged")
+    return about, content
+
+
 class Checkpoint:
     """The checkpoint of one training run: read at its start, written after each epoch."""
 
@@ -68,7 +90,7 @@ class Checkpoint:
         if path is None:
             return
         try:
-            self._read(path.read_bytes())
+            self._read(path)
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError) as reason:
@@ -81,12 +103,8 @@ class Checkpoint:
         """How many are done."""
         return len(next(iter(self.history.values()), []))
 
-    def _read(self, file: bytes) -> None:
-        digest, rest = file[:DIGEST_BYTES], file[DIGEST_BYTES:]
-        if hashlib.sha256(rest).digest() != digest:
-            raise ValueError("it is damaged")
-        header, content = rest.split(b"\n", 1)
-        about = json.loads(header)
+    def _read(self, path: Path) -> None:
+        about, content = read_whole(path)
         if differing := [key for key in self.of if about["of"].get(key) != self.of[key]]:
             raise ValueError(f"it was made with other {' and '.join(differing)}")
         self.history, self.content = about["history"], content
@@ -99,8 +117,8 @@ class Checkpoint:
             content: what the next epoch starts from.
         """
         self.history, self.content = history, content
-        header = json.dumps({"of": self.of, "history": history}).encode()
-        rest = header + b"\n" + content
+        about = {"of": self.of, "bytes": len(content), "history": history}
+        rest = json.dumps(about).encode() + b"\n" + content
         if self.path is None:
             return
         with replacing(self.path) as temporary:

@@ -25,9 +25,14 @@ REMEDIES = {
     errno.ENOENT: "`make` makes what is missing",
     errno.EACCES: "make it readable and writable for you, then run `make` again",
     errno.EROFS: "make it writable, then run `make` again",
+    errno.EISDIR: "a folder lies where a file should be: move it, then run `make` again",
     errno.EEXIST: "a file lies where a folder should be: move it, then run `make` again",
     errno.ENOTDIR: "a file lies where a folder should be: move it, then run `make` again",
 }
+REMOVED = (
+    "DVC removed this stage's results before it ran; what brings the committed ones back: "
+    "dvc checkout; git checkout metrics models plots"
+)
 QUIET_SECONDS = 10.0  # between lines of progress where nobody watches them move
 
 
@@ -55,6 +60,8 @@ def run(main: Callable[[], None], clean_environment: bool = True) -> None:
         if os.environ.get("FASHION_MLP_TRACEBACK") == "1":
             traceback.print_exc()
         print(f"{stage}: error: {_say(error)}", file=sys.stderr)
+        if "DVC_STAGE" in os.environ:
+            print(f"{stage}: {REMOVED}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -102,6 +109,7 @@ def progress(description: str, total: int, unit: str, done: int = 0) -> tqdm[Any
             desc=description,
             unit=unit,
             bar_format="{desc}: {n_fmt} of {total_fmt} {unit} |{bar}| {remaining} left{postfix}",
+            smoothing=0,  # time left by the mean speed: the last one's would make it jump
             dynamic_ncols=True,
             leave=False,
         )
@@ -112,5 +120,6 @@ def progress(description: str, total: int, unit: str, done: int = 0) -> tqdm[Any
         unit=f" {unit}",
         mininterval=QUIET_SECONDS,
         delay=QUIET_SECONDS,
+        smoothing=0,
         bar_format="{desc}: {n_fmt} of {total_fmt}{unit}{postfix}, {remaining} left",
     )

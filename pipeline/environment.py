@@ -39,6 +39,7 @@ def clean(environment: Mapping[str, str]) -> dict[str, str]:
     return passed | {
         "KERAS_HOME": str(ROOT / ".run/keras"),  # not ~/.keras/keras.json
         "PYTHONPATH": str(ROOT),  # wherever the stage is started
+        "PYTHONUTF8": "1",  # whatever the locale is
     }
 
 

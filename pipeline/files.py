@@ -30,8 +30,9 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())  # or a power cut could leave an empty file under the new name
         temporary.replace(path)
     except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)  # a failed write(2), as on a full disk, names no file
+        # A failed write(2), as on a full disk, names no file, and a rename the temporary one.
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

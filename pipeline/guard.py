@@ -29,7 +29,9 @@ LOCK = Path("dvc.lock")
 # What a run leaves for the next one, and nobody else: not DVC's, not git's.
 STATE = Path(".run")
 ALONE = STATE / "lock"
+CHECKPOINT = STATE / "checkpoint"
 BY_HAND = STATE / "by_hand.json"  # what stages wrote that DVC did not start
+FIRST_YEAR, LAST_YEAR = 1980, 2107  # of a ZIP file's dates
 ORPHAN_SECONDS = 0.5  # between looks at whether DVC still lives
 
 
@@ -55,17 +57,18 @@ def guarded(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: an input is not what dvc.lock records, or a section of params.yaml or a
-            module that the stage uses changed while it ran.
+            module that the stage uses changed while it ran; or the clock is wrong.
         OSError: a file can't be read.
     """
     stage = read_stage(name)
     if stage is None:
         yield
         return
+    look_at_clock()
     end_with_dvc()
     imported = hashes(stage)  # before waiting for others: this process has its code already
     with alone(name):
-        sweep([*stage.outs, STATE / "checkpoint", BY_HAND])
+        sweep([*stage.outs, CHECKPOINT, BY_HAND])
         verify(stage.deps)
         before = used(stage) | imported
         yield
@@ -139,6 +142,19 @@ def end_with_dvc() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def look_at_clock() -> None:
+    """Refuse a clock that a ZIP file, which a model is, can't write: it fails after the training.
+
+    Raises:
+        ValueError: the clock is wrong.
+    """
+    if not FIRST_YEAR <= time.localtime().tm_year <= LAST_YEAR:
+        raise ValueError(
+            f"this machine's clock says {time.ctime()}; set it: ZIP files know the years "
+            f"{FIRST_YEAR} to {LAST_YEAR} alone"
+        )
+
+
 def sweep(outs: list[Path]) -> None:
     """Remove the temporary files that a killed run left beside its outputs (files.replacing)."""
     for out in outs:
@@ -194,7 +210,7 @@ def recorded_by_hand() -> dict[str, list[str | None]]:
     """Read what `record` noted."""
     try:
         known = json.loads(BY_HAND.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
 

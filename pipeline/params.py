@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -69,6 +70,16 @@ Float = Annotated[
 Name = Annotated[str, Field(min_length=1)]
 
 
+def _plain(name: str) -> str:
+    """Refuse what a spreadsheet takes for a formula in a CSV file, or a terminal for a command."""
+    if name[0] in "=+-@" or not name.isprintable():
+        raise ValueError("a name of printable letters that does not begin with =, +, - or @")
+    return name
+
+
+ClassName = Annotated[Name, AfterValidator(_plain)]
+
+
 class Section(BaseModel):
     """A part of params.yaml: unknown keys are errors, values never change."""
 
@@ -76,14 +87,21 @@ class Section(BaseModel):
 
 
 class ClassNames(Section):
-    """Class names in both languages, in the order of the label numbers."""
+    """Class names in English, Russian or both, in the order of the label numbers."""
 
-    en: list[Name]
-    ru: list[Name]
+    en: list[ClassName] | None = None
+    ru: list[ClassName] | None = None
+
+    @property
+    def given(self) -> dict[str, list[ClassName]]:
+        """The names, by language; one language at least."""
+        return {language: names for language, names in self if names is not None}
 
     @model_validator(mode="after")
     def _no_duplicates(self) -> ClassNames:
-        for language, names in self:
+        if not self.given:
+            raise ValueError("needs names in one language: en or ru")
+        for language, names in self.given.items():
             if len(set(names)) != len(names):
                 raise ValueError(f"{language} names a class twice: {names}")
         return self
@@ -95,12 +113,13 @@ class Dataset(Section):
     name: Name
     license: Name
     image_shape: tuple[Annotated[Int, Field(ge=1)], Annotated[Int, Field(ge=1)]]
+    photos: Literal["trimmed", "plain"] = "trimmed"
     classes: Annotated[Int, Field(ge=2, le=256)]
     class_names: ClassNames
 
     @model_validator(mode="after")
     def _a_name_for_each_class(self) -> Dataset:
-        for language, names in self.class_names:
+        for language, names in self.class_names.given.items():
             if len(names) != self.classes:
                 raise ValueError(
                     f"class_names.{language}: expected {self.classes} names (dataset.classes), "
@@ -112,6 +131,11 @@ class Dataset(Section):
     def pixels(self) -> int:
         """Values in one flattened image."""
         return self.image_shape[0] * self.image_shape[1]
+
+    def names(self, language: str = "en") -> list[Name]:
+        """Class names in a language, or in the one that there is."""
+        given = self.class_names.given
+        return given.get(language) or next(iter(given.values()))
 
 
 class Source(Section):
@@ -205,6 +229,7 @@ class Evaluate(Section):
     """Stage `evaluate`."""
 
     language: Literal["en", "ru"] = "en"
+    test: bool = False
     calibration_bins: Annotated[Int, Field(ge=1)] = 15
     examples: list[Annotated[Int, Field(ge=0)]] = [0, 3, 156, 988]
 
@@ -235,6 +260,12 @@ class Params(Section):
     evaluate: Evaluate
     export: Export
     gate: Gate
+
+    @property
+    def measured(self) -> Literal["test", "validation"]:
+        """The split whose metrics a run may look at."""
+        held_out = self.preprocess.validation_images > 0
+        return "validation" if held_out and not self.evaluate.test else "test"
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -307,7 +338,7 @@ def _missing(section: type[Section], values: Any, prefix: str = "") -> Iterator[
         return
     for name, field in section.model_fields.items():
         if name not in values:
-            if not field.is_required():
+            if not field.is_required() and field.default is not None:
                 yield prefix + name
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _missing(field.annotation, values[name], f"{prefix}{name}.")

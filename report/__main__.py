@@ -1,6 +1,6 @@
 """Write report.html: the last run in one file that needs neither network nor scripts.
 
-reads   dvc.lock, metrics/*.json, plots/*.png; consumers/conformance.json if it exists
+reads   dvc.lock, metrics/*.json, plots/*.{csv,png}; consumers/conformance.json if it exists
 writes  report.html
 
 Parameters and hashes are those that dvc.lock recorded, not those that params.yaml holds now: the
@@ -10,6 +10,7 @@ metrics come from them.
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import platform
 import subprocess
@@ -34,25 +35,24 @@ LOCK = Path("dvc.lock")
 CONFORMANCE = Path("consumers/conformance.json")
 STAGES = ("fetch", "preprocess", "train", "evaluate", "export")
 PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "tf2onnx", "dvc", "matplotlib")
-OWN_TABLES = ("per_class", "train_examples")  # of the keys in metrics/evaluate.json
 
 # Files of plots/ in the order shown, with their captions.
 PICTURES = {
-    "history": "Loss and accuracy by epoch, on the training images, measured during the epoch. "
-    "The inset and the circles are the paper's log (figure 8).",
-    "contact_sheet": "Training images and their labels (the paper's figure 10).",
+    "history": "Loss and accuracy by epoch (the paper's figure 8), on the training images, "
+    "measured during the epoch. The circles and the inset are the paper's log, where it fits.",
+    "confusion": "Confusion matrix. Rows are labels, columns predictions.",
+    "mistakes": "The wrong predictions of highest probability. Some of the labels look odd to "
+    "people too.",
+    "reliability": "Left: accuracy by the probability of the predicted class; the dashed line is "
+    "perfect calibration. Right: the number of predictions.",
     "examples": "Training images with the predicted class (figure 11); vermilion, with the label, "
     "where it is wrong.",
     "first_image": "All probabilities of training image 0 (figure 9).",
-    "confusion": "Confusion matrix of the test set. Rows are labels, columns predictions.",
-    "reliability": "Left: accuracy by the probability of the predicted class; the dashed line is "
-    "perfect calibration. Right: the number of predictions.",
-    "mistakes": "The wrong predictions of highest probability, on the test set. Some of the labels "
-    "look odd to people too.",
-    "averages": "The average of each class's training images.",
     "hidden_units": "Pixels that speak for a class (vermilion) or against it (blue). Above: "
     "summed over all hidden units. Below: the unit with the largest weight to the class, which "
     "still looks like the noise that its weights were initialized with.",
+    "averages": "The average of each class's training images.",
+    "contact_sheet": "Training images and their labels (the paper's figure 10).",
 }
 
 
@@ -78,14 +78,14 @@ def build(root: Path) -> str:
     if missing := [stage for stage in STAGES if stage not in lock]:
         raise ValueError(f"{root / LOCK} has no run of {', '.join(missing)}; run `make` first")
     params = run_params(lock)
+    proof = [tuple(row.values()) for row in records(root / "metrics/proof.csv")]
     train, evaluate, export = (
         read(root / f"metrics/{stage}.json", json.loads)
         for stage in ("train", "evaluate", "export")
     )
     files = params.get("fetch", {}).pop("files", {})
-    examples = evaluate.get("train_examples", {})
+    examples, classes = (records(root / f"plots/{name}.csv") for name in ("examples", "classes"))
     figures = {name: figure(root / f"plots/{name}.png", text) for name, text in PICTURES.items()}
-    metrics = {key: value for key, value in (train | evaluate).items() if key not in OWN_TABLES}
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         name=escape(params["dataset"]["name"]),
         shape=shape(params),
@@ -96,11 +96,11 @@ def build(root: Path) -> str:
         else "<p>The paper's numbers are of other data than these.</p>",
         history=figures.pop("history"),
         pictures="".join(figures.values()),
-        classes=records("class", evaluate.get("per_class", {})),
-        metrics=table(leaves(metrics)),
-        examples=records("training image", examples),
+        classes=record_table(classes),
+        metrics=table(leaves(train | evaluate)),
+        examples=record_table(examples),
         data=data_tables(files, lock),
-        export=table(leaves(export)),
+        export=table(proof, ("check", "value")),
         runtimes=runtimes(root / CONFORMANCE),
         params=escape(
             yaml.safe_dump(params, allow_unicode=True, sort_keys=False, default_flow_style=None)
@@ -173,6 +173,8 @@ def cards(train: Mapping[str, Any], evaluate: Mapping[str, Any], export: Mapping
     found = {
         "test accuracy": evaluate.get("test_accuracy"),
         "test loss": evaluate.get("test_loss"),
+        "validation accuracy": evaluate.get("validation_accuracy"),
+        "validation loss": evaluate.get("validation_loss"),
         "training accuracy": train.get("train_accuracy"),
         "calibration error": evaluate.get("expected_calibration_error"),
     }
@@ -186,13 +188,15 @@ def cards(train: Mapping[str, Any], evaluate: Mapping[str, Any], export: Mapping
 
 
 def paper_table(
-    train: Mapping[str, Any], evaluate: Mapping[str, Any], examples: Mapping[str, Any]
+    train: Mapping[str, Any], evaluate: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
 ) -> str:
     """Compare the paper's numbers with this run's, and say what does not hold."""
     last, likeliest = paper.LAST_EPOCHS[-1], max(paper.IMAGE_0.values())
 
+    answers = {row["image"]: row for row in examples}
+
     def ours(number: int, key: str) -> object:
-        return examples.get(str(number), {}).get(key)
+        return answers.get(str(number), {}).get(key)
 
     rows: list[tuple[object, ...]] = [
         ("training loss, last epoch", last.loss, train["train_loss"], "figure 8"),
@@ -215,11 +219,18 @@ def paper_table(
     return f"<p>{escape(claim)}</p>" + table(rows, ("", "paper", "this run", "where"))
 
 
-def records(what: str, values: Mapping[str, Mapping[str, Any]]) -> str:
-    """Format mappings that share keys as rows; `what` is the title of their names."""
-    columns = list(dict.fromkeys(key for record in values.values() for key in record))
-    rows = [(name, *(record.get(key) for key in columns)) for name, record in values.items()]
-    return table(rows, (what, *(key.replace("_", " ") for key in columns)))
+def records(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a CSV file."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing; `make` writes it")
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def record_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format mappings as rows, a column for each key."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[row.get(key) for key in columns] for row in rows]
+    return table(cells, [key.replace("_", " ") for key in columns])
 
 
 def data_tables(files: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
@@ -244,7 +255,8 @@ def runtimes(path: Path) -> str:
     if not path.exists():
         return "<p>Not run yet: <code>make conformance</code> runs the file in other runtimes.</p>"
     values = read(path, json.loads)
-    return records("runtime", values.pop("runtimes", {})) + table(leaves(values))
+    rows = [{"runtime": name, **row} for name, row in values.pop("runtimes", {}).items()]
+    return record_table(rows) + table(leaves(values))
 
 
 def made_with(root: Path) -> dict[str, str]:

@@ -1,21 +1,26 @@
-"""evaluate: what the trained network knows, on the test set that the paper never looks at.
+"""evaluate: what the trained network knows, on images that it was not trained on.
 
-reads   models/fashion_mlp.keras, data/prepared/{train,test}_{images,labels}.npy,
+reads   models/fashion_mlp.keras, data/prepared/{train,validation,test}_{images,labels}.npy,
         plots/history.csv
-writes  metrics/evaluate.json   test_loss, test_accuracy, top-2, calibration, metrics by class
-        plots/confusion.csv     actual and predicted class of each test image
+writes  metrics/evaluate.json   loss, accuracy, top-2, calibration: test_… or validation_…
+        plots/classes.csv       precision, recall and f1 of each class
+        plots/examples.csv      the answers for the training images in `evaluate.examples`
+        plots/confusion.csv     actual and predicted class of each image that was measured
         plots/*.png             the paper's figures 8 to 11 and what it does not show: confusion,
                                 calibration, mistakes, what classes and hidden units look like
 
-The training images serve the pictures alone; every metric but `train_examples` is of the test set.
+Measured is the test set, which the paper never looks at; while validation images are held out, to
+tune on, those are, and the test set is left alone unless `evaluate.test` is true.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,51 +37,70 @@ if TYPE_CHECKING:
     import keras
 
 METRICS = Path("metrics/evaluate.json")
+CLASSES = Path("plots/classes.csv")
+EXAMPLES = Path("plots/examples.csv")
 CONFUSION = Path("plots/confusion.csv")
 PICTURES = Path("plots")
+SHOWN = ("loss", "accuracy")  # of the metrics, on the screen
 
 
 def measure(
-    probabilities: np.ndarray, one_hot: np.ndarray, names: Sequence[str], bins: int
-) -> dict[str, Any]:
-    """Compute the metrics that need no loss function.
+    probabilities: np.ndarray, labels: np.ndarray, loss: float, split: str, bins: int
+) -> dict[str, float]:
+    """Compute the headline metrics.
 
     Args:
         probabilities: float32 (n, classes).
-        one_hot: labels, float32 (n, classes).
-        names: of the classes.
+        labels: class numbers (n,).
+        loss: of the images.
+        split: test or validation, which the names of the metrics begin with.
         bins: of the calibration error.
-
-    Returns:
-        test_accuracy, test_top2_accuracy, expected_calibration_error, and by class name
-        precision, recall and f1.
     """
     # Here, as it takes a second: the stage's module is imported twice (pipeline/environment.py).
-    from sklearn.metrics import (
-        accuracy_score,
-        precision_recall_fscore_support,
-        top_k_accuracy_score,
-    )
+    from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
-    labels, predicted = one_hot.argmax(axis=1), probabilities.argmax(axis=1)
-    numbers = range(len(names))
-    metrics: dict[str, Any] = {
-        "test_accuracy": accuracy_score(labels, predicted),
-        "test_top2_accuracy": top_k_accuracy_score(labels, probabilities, k=2, labels=numbers)
-        if len(names) > 2
+    classes = probabilities.shape[1]
+    metrics = {
+        f"{split}_loss": loss,
+        f"{split}_accuracy": accuracy_score(labels, probabilities.argmax(axis=1)),
+        f"{split}_top2_accuracy": top_k_accuracy_score(
+            labels, probabilities, k=2, labels=range(classes)
+        )
+        if classes > 2
         else 1.0,
         "expected_calibration_error": calibration(probabilities, labels, bins).error,
     }
-    metrics = {key: round(float(value), DIGITS) for key, value in metrics.items()}
-    by_class = precision_recall_fscore_support(labels, predicted, labels=numbers, zero_division=0.0)
-    metrics["per_class"] = {
-        name: {
-            key: round(float(value), DIGITS)
-            for key, value in zip(("precision", "recall", "f1"), values, strict=True)
-        }
-        for name, *values in zip(names, *by_class[:3], strict=True)
-    }
-    return metrics
+    return {key: round(float(value), DIGITS) for key, value in metrics.items()}
+
+
+def by_class(
+    probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> Iterator[tuple[str, int, float, float, float]]:
+    """Yield for each class its name, its number of images, precision, recall and f1."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    predicted, numbers = probabilities.argmax(axis=1), range(len(names))
+    found = precision_recall_fscore_support(labels, predicted, labels=numbers, zero_division=0.0)
+    for name, *shares, images in zip(names, *found, strict=True):
+        precision, recall, f1 = map(float, shares)
+        yield name, int(images), precision, recall, f1
+
+
+def warn_of_chance(accuracy: float, labels: np.ndarray, split: str) -> None:
+    """Say loudly that a network is no better than one that always names the commonest class.
+
+    By two standard errors of the accuracy of such a network.
+    """
+    chance = np.bincount(labels).max() / len(labels)
+    if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / len(labels)):
+        line = "!" * 80
+        print(
+            f"{line}\nevaluate: WARNING: this network has learnt nothing: {split}_accuracy "
+            f"{accuracy:.4f}, and {chance:.4f}\ncomes from always naming the commonest class. Try "
+            f"another train.optimizer.config.learning_rate,\nor more train.epochs.\n{line}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> charts.Bins:
@@ -101,22 +125,17 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> cha
 
 def examples(
     probabilities: np.ndarray, numbers: Sequence[int], names: Sequence[str]
-) -> dict[str, Any]:
-    """Say what the network makes of single training images, by their number.
+) -> Iterator[tuple[int, int, str, float]]:
+    """Yield what the network makes of single training images: number, class, name, probability.
 
     Args:
         probabilities: float32 (len(numbers), classes).
         numbers: of the images.
         names: of the classes.
     """
-    return {
-        str(number): {
-            "class": int(row.argmax()),
-            "name": names[row.argmax()],
-            "probability": round(float(row.max()), DIGITS),
-        }
-        for number, row in zip(numbers, probabilities, strict=True)
-    }
+    for number, row in zip(numbers, probabilities, strict=True):
+        answer = int(row.argmax())
+        yield number, answer, names[answer], float(row[answer])
 
 
 def pick(train: Split, numbers: Sequence[int]) -> np.ndarray:
@@ -139,7 +158,11 @@ def read_history(path: Path) -> dict[str, list[float]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     try:
-        columns = {key: [float(row[key]) for row in rows] for key in rows[0] if key != "epoch"}
+        columns = {
+            key: [float(row[key]) for row in rows]
+            for key, value in rows[0].items()
+            if key != "epoch" and value != ""  # nothing was held out
+        }
         return {"loss": columns.pop("loss"), "accuracy": columns.pop("accuracy")} | columns
     except (IndexError, KeyError, TypeError, ValueError):
         raise ValueError(
@@ -168,23 +191,23 @@ def select(split: Split, numbers: Sequence[int], rows: np.ndarray, params: Param
     return Answers(images, split.labels[list(numbers)].argmax(axis=1), rows, numbers)
 
 
-def draw_data(params: Params, train: Split, test: Split, predicted: np.ndarray) -> None:
+def draw_data(params: Params, train: Split, measured: Split, predicted: np.ndarray) -> None:
     """Draw the pictures that show images.
 
     Args:
         params: all of params.yaml.
         train: images float32 (n, pixels) and one-hot labels float32 (n, classes).
-        test: the same.
-        predicted: probabilities of the test images, float32 (n, classes).
+        measured: the same.
+        predicted: probabilities of the measured images, float32 (n, classes).
     """
     language, names = params.evaluate.language, shown_names(params)
     count = min(grids.MOST_TILES, len(train.images))
     first = select(train, range(count), np.empty(0), params)
     sheet = PICTURES / "contact_sheet.png"
     grids.contact_grid(sheet, language, first.images, first.labels, names)
-    wrong = np.flatnonzero(test.labels.argmax(axis=1) != predicted.argmax(axis=1))
-    mistakes = select(test, wrong.tolist(), predicted[wrong], params)
-    grids.mistakes(PICTURES / "mistakes.png", language, mistakes, names)
+    wrong = np.flatnonzero(measured.labels.argmax(axis=1) != predicted.argmax(axis=1))
+    mistakes = select(measured, wrong.tolist(), predicted[wrong], params)
+    grids.mistakes(PICTURES / "mistakes.png", language, mistakes, names, params.measured)
     means = class_averages(train, params.dataset.image_shape)
     grids.averages(PICTURES / "averages.png", language, means, names)
 
@@ -216,71 +239,76 @@ def draw_metrics(
     params: Params,
     labels: np.ndarray,
     predicted: np.ndarray,
-    metrics: dict[str, Any],
+    metrics: Mapping[str, float],
     loss: str,
 ) -> None:
     """Draw the training log, the confusion matrix and the calibration.
 
     Args:
         params: all of params.yaml.
-        labels: class numbers of the test images (n,).
+        labels: class numbers of the measured images (n,).
         predicted: their probabilities, float32 (n, classes).
         metrics: what `METRICS` will hold.
         loss: the name of what the network was trained on.
     """
     from sklearn.metrics import confusion_matrix
 
-    language, names = params.evaluate.language, shown_names(params)
+    language, names, split = params.evaluate.language, shown_names(params), params.measured
     comparable = params.dataset.name == paper.DATASET  # else the paper's numbers mean nothing
     charts.history(
         PICTURES / "history.png",
         language,
         read_history(HISTORY),
-        {"loss": metrics["test_loss"], "accuracy": metrics["test_accuracy"]},
+        {key: metrics[f"test_{key}"] for key in ("loss", "accuracy")} if split == "test" else {},
         paper.LAST_EPOCHS if comparable and loss == paper.LOSS else (),
         paper.CLAIMED_ACCURACY if comparable else None,
     )
     matrix = confusion_matrix(labels, predicted.argmax(axis=1), labels=range(len(names)))
-    charts.confusion(PICTURES / "confusion.png", language, matrix, names)
+    charts.confusion(PICTURES / "confusion.png", language, matrix, names, split)
     bins = calibration(predicted, labels, params.evaluate.calibration_bins)
-    charts.reliability(PICTURES / "reliability.png", language, bins)
+    charts.reliability(PICTURES / "reliability.png", language, bins, split)
 
 
 def shown_names(params: Params) -> list[str]:
     """Take the class names in the language of the pictures."""
-    names: list[str] = getattr(params.dataset.class_names, params.evaluate.language)
-    return names
+    return params.dataset.names(params.evaluate.language)
 
 
 def main() -> None:
     params = load_params()
-    names = params.dataset.class_names.en
-    test = load_split("test", params.dataset.pixels, params.dataset.classes)
-    train = load_split("train", params.dataset.pixels, params.dataset.classes)
+    names, sizes = params.dataset.names(), (params.dataset.pixels, params.dataset.classes)
+    train, measured = (load_split(split, *sizes) for split in ("train", params.measured))
     # Image 0 is what the paper's figure 9 shows; the others are figure 11's.
     example_images = pick(train, [0, *params.evaluate.examples])
     engine.start()
 
     from fashion_mlp.network.model import load_network, mean_loss, predict
 
-    network = load_network(MODEL, (params.dataset.pixels, params.dataset.classes))
-    predicted, shown = predict(network, test.images), predict(network, example_images)
-    loss = mean_loss(network.loss, predicted, test.labels)
-    metrics: dict[str, Any] = {"test_loss": round(loss, DIGITS)}
-    metrics |= measure(predicted, test.labels, names, params.evaluate.calibration_bins)
-    if params.evaluate.examples:
-        metrics["train_examples"] = examples(shown[1:], params.evaluate.examples, names)
-    labels, named = test.labels.argmax(axis=1), predicted.argmax(axis=1)
-    draw_data(params, train, test, predicted)
+    network = load_network(MODEL, sizes)
+    predicted, shown = predict(network, measured.images), predict(network, example_images)
+    loss = mean_loss(network.loss, predicted, measured.labels)
+    labels, named = measured.labels.argmax(axis=1), predicted.argmax(axis=1)
+    metrics = measure(predicted, labels, loss, params.measured, params.evaluate.calibration_bins)
+    draw_data(params, train, measured, predicted)
     draw_network(params, network, train, shown)
     draw_metrics(params, labels, predicted, metrics, network.loss)
+    header = ["class", "images", "precision", "recall", "f1"]
+    write_csv(CLASSES, header, by_class(predicted, labels, names))
+    answers = examples(shown[1:], params.evaluate.examples, names)
+    write_csv(EXAMPLES, ["image", "class", "name", "probability"], answers)
     pairs = ((names[actual], names[answer]) for actual, answer in zip(labels, named, strict=True))
     write_csv(CONFUSION, ["actual", "predicted"], pairs)
     write_json(METRICS, metrics)
-    print(
-        f"evaluate: {len(predicted):,} test images, test_loss {metrics['test_loss']:.4f}, "
-        f"test_accuracy {metrics['test_accuracy']:.4f}; pictures in {PICTURES}/"
-    )
+    report(params, metrics, labels)
+
+
+def report(params: Params, metrics: Mapping[str, float], labels: np.ndarray) -> None:
+    """Print the metrics of the measured images, whose class numbers are `labels` (n,)."""
+    split = params.measured
+    shown = ", ".join(f"{split}_{key} {metrics[f'{split}_{key}']:.4f}" for key in SHOWN)
+    left = "; the test set was left alone" if split != "test" else ""
+    print(f"evaluate: {len(labels):,} {split} images, {shown}{left}; pictures in {PICTURES}/")
+    warn_of_chance(metrics[f"{split}_accuracy"], labels, split)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """export: the network as ONNX files, proven equal to the Keras model before they are written.
 
-reads   models/fashion_mlp.keras, data/prepared/{train,test}_{images,labels}.npy
+reads   models/fashion_mlp.keras, data/prepared/{train,validation,test}_{images,labels}.npy
 writes  models/fashion_mlp.onnx         float32 [N,pixels] -> probabilities float32 [N,classes]
         models/fashion_mlp_uint8.onnx   the same with the preprocessing inside: uint8 [N,pixels]
+        models/fashion_mlp_exact.onnx   uint8 [N,pixels] -> logits, class, probabilities: integers
+                                        inside, so that every runtime gives the same logits
         models/labels.json              class names and image shape, for runtimes without metadata
         models/test_data_set_0/         an input and its output, in ONNX's backend-test layout
-        metrics/export.json             what was compared, and on how many images it held
+        metrics/export.json             on how many images it held
+        metrics/proof.csv               all that was compared
         metrics/uncertified.csv         the images whose class the rounding bound leaves open
 
 The proof has levels (fashion_mlp/proof/levels.py): the graph is the one expected; its weights are
@@ -28,12 +31,16 @@ import onnx
 from onnx import numpy_helper
 
 from fashion_mlp.data.arrays import BATCH_SIZE, MAX_PIXEL, load_split
+from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.graph import converted, plain_graph, uint8_graph
 from fashion_mlp.export.metadata import describe, labels, metadata
+from fashion_mlp.export.quantize import largest_error, quantize
 from fashion_mlp.formats import DIGITS, write_csv, write_json
 from fashion_mlp.network import engine
 from fashion_mlp.paths import MODEL
+from fashion_mlp.proof.box import largest_difference, worst_found
 from fashion_mlp.proof.evidence import Evidence, gather, uncertified
+from fashion_mlp.proof.exact import prove_exact
 from fashion_mlp.proof.levels import (
     Candidate,
     check_structure,
@@ -50,9 +57,15 @@ if TYPE_CHECKING:
 
 ONNX = Path("models/fashion_mlp.onnx")
 ONNX_UINT8 = Path("models/fashion_mlp_uint8.onnx")
+ONNX_EXACT = Path("models/fashion_mlp_exact.onnx")
 LABELS = Path("models/labels.json")
 TEST_DATA = Path("models/test_data_set_0")
 METRICS = Path("metrics/export.json")
+HEADLINES = (  # of what is proven; the rest is in PROOF alone
+    *("images", "within_bound", "argmax_agreement", "argmax_certified"),
+    *("uint8_bit_identical", "exact_argmax_agreement", "largest_runtime_difference"),
+)
+PROOF = Path("metrics/proof.csv")
 UNCERTIFIED = Path("metrics/uncertified.csv")
 SAMPLE_IMAGES = 10  # in test_data_set_0
 
@@ -126,12 +139,22 @@ def as_bytes(array: np.ndarray, split: str) -> np.ndarray:
     return images
 
 
-def uncertified_rows(evidence: Evidence, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """List the images whose class the bound leaves open, the smallest gap first."""
-    rows = sorted(uncertified(evidence), key=lambda row: (round(row[4], DIGITS), row[0], row[1]))
+def uncertified_rows(
+    evidence: Evidence, exact: Mapping[tuple[str, int], int], names: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """List the images whose class is open, the smallest gap first.
+
+    Args:
+        evidence: from `gather`.
+        exact: the class that the exact model names where it is another: by split and number.
+        names: of the classes.
+    """
+    rows = sorted(
+        uncertified(evidence, exact), key=lambda row: (round(row[4], DIGITS), row[0], row[1])
+    )
     return [
-        (split, number, names[best], names[following], gap)
-        for split, number, best, following, gap in rows
+        (split, number, names[best], names[after], gap, names[exact.get((split, number), best)])
+        for split, number, best, after, gap in rows
     ]
 
 
@@ -160,43 +183,87 @@ def described(model: onnx.ModelProto, known: Mapping[str, Any], scaled: bool) ->
     return model.SerializeToString(deterministic=True)
 
 
+def bound_for_all(evidence: Evidence) -> float:
+    """Bound how far apart two float32 runtimes can be on any image; say what a search found."""
+    furthest = largest_difference(evidence.layers)
+    found = max(
+        worst_found(evidence.layers, array, evidence.bounds[split])
+        for split, array in evidence.images.items()
+    )
+    say(
+        f"two float32 runtimes are at most {furthest} apart on any image in [0, 1]; on the worst "
+        f"image that a search found, {found:.2g}"
+    )
+    return furthest
+
+
+def prove_files(
+    files: Mapping[Path, bytes],
+    expected: Mapping[Path, onnx.ModelProto],
+    evidence: Evidence,
+    largest_error: float,
+) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
+    """Prove each file, the bytes that will be written.
+
+    Args:
+        files: their bytes.
+        expected: the graphs that they must hold.
+        evidence: from `gather`.
+        largest_error: of the exact file's logits, for the screen.
+
+    Returns:
+        What was compared, for PROOF, and the images to which the exact file gives another class:
+        split and number, and that class.
+    """
+    plain, uint8, exact = (
+        Candidate(onnx.load_from_string(files[path]), expected[path])
+        for path in (ONNX, ONNX_UINT8, ONNX_EXACT)
+    )
+    metrics = prove(plain, evidence, say)
+    pixels = {split: as_bytes(array, split) for split, array in evidence.images.items()}
+    metrics["uint8_bit_identical"] = prove_uint8(uint8, plain, evidence)
+    say(f"uint8: bytes in, the same bits out on {metrics['uint8_bit_identical']:,} images")
+    exact_metrics, other = prove_exact(exact, evidence, pixels, largest_error, say)
+    return metrics | exact_metrics, other
+
+
 def main() -> None:
     params = load_params()
     sizes = (params.dataset.pixels, params.dataset.classes)
-    splits = {name: load_split(name, *sizes) for name in ("train", "test")}
-    images = {name: split.images for name, split in splits.items()}
+    splits = {name: load_split(name, *sizes) for name in ("train", "validation", "test")}
+    images = {name: split.images for name, split in splits.items() if len(split.images)}
     engine.start()
 
     from fashion_mlp.network.model import load_network
 
-    network = load_network(MODEL, sizes)
-    batch_sizes = params.export.batch_sizes
-    total = sum(map(len, images.values())) + len(batch_sizes) * len(images["test"])
+    network, measured = load_network(MODEL, sizes), params.measured
+    total = sum(map(len, images.values())) + len(params.export.batch_sizes) * len(images["test"])
     with progress("export", total, "images") as bar:
-        evidence, distance = gather(network, images, batch_sizes, bar.update)
+        evidence, distance = gather(network, images, params.export.batch_sizes, bar.update)
     say(distance)
-    accuracy = evidence.accuracy("test", splits["test"].labels.argmax(axis=1))
+    furthest = bound_for_all(evidence)
+    accuracy = {measured: evidence.accuracy(measured, splits[measured].labels.argmax(axis=1))}
     held_out = params.preprocess.validation_images
     known = metadata(params.dataset, params.fetch.files, held_out, params.train, accuracy)
-    plain = plain_graph(evidence.layers, params.export.opset, params.export.ir_version)
-    uint8 = uint8_graph(plain)
+    known["largest_runtime_difference"] = str(furthest)
+    form = (params.export.opset, params.export.ir_version)
+    integers = quantize(evidence.layers, params.dataset.image_shape)
+    plain, exact = plain_graph(evidence.layers, *form), exact_graph(integers, *form)
     check_converter(network, plain, images["test"])
-    files = {ONNX: described(plain, known, True), ONNX_UINT8: described(uint8, known, False)}
-    proven, proven_uint8 = (
-        Candidate(onnx.load_from_string(files[path]), expected)
-        for path, expected in ((ONNX, plain), (ONNX_UINT8, uint8))
-    )
-    metrics = prove(proven, evidence, say)
-    metrics["uint8_bit_identical"] = prove_uint8(proven_uint8, proven, evidence)
-    say(f"uint8: bytes in, the same bits out on {metrics['uint8_bit_identical']:,} images")
+    expected = {ONNX: plain, ONNX_UINT8: uint8_graph(plain), ONNX_EXACT: exact}
+    files = {path: described(it, known, path == ONNX) for path, it in expected.items()}
+    largest = largest_error(evidence.layers, integers)
+    metrics, other = prove_files(files, expected, evidence, largest)
+    metrics["largest_runtime_difference"] = furthest
     write_test_data(TEST_DATA, images["test"], evidence.bounds["test"].probabilities)
-    header = ["split", "image", "class", "next_class", "probability_gap"]
-    write_csv(UNCERTIFIED, header, uncertified_rows(evidence, params.dataset.class_names.en))
+    header = ["split", "image", "class", "next_class", "probability_gap", "exact_class"]
+    write_csv(UNCERTIFIED, header, uncertified_rows(evidence, other, params.dataset.names()))
     write_json(LABELS, labels(params.dataset))
     for path, content in files.items():
         with replacing(path) as temporary:
             temporary.write_bytes(content)
-    write_json(METRICS, metrics)
+    write_csv(PROOF, ["check", "value"], metrics.items())
+    write_json(METRICS, {key: metrics[key] for key in HEADLINES})
     say(
         f"{ONNX}, {len(files[ONNX]):,} bytes, equal to Keras on "
         f"{metrics['argmax_agreement']:,} of {metrics['images']:,} images"

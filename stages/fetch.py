@@ -15,14 +15,15 @@ import gzip
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import requests
 import urllib3
@@ -33,6 +34,7 @@ from pipeline.params import File, Source, load_params
 
 CHUNK = 1 << 16  # bytes held at a time
 OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # faults of this machine, not of a source
+APT_SECONDS = 3600  # for one command; its own limits are on silence alone
 LEAST_RATE = 10_000  # bytes a second; a source that is slower is given up
 APT_CONFIG = """\
 // No hook of the system's runs, nothing is written outside the scratch folder, and no more is
@@ -74,13 +76,13 @@ def fetch(
         RuntimeError: no source gave all files; the text lists each with its reason.
         OSError: `raw` can't be written.
     """
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in raw.parent.glob(".fetch-*"):  # of a run that was killed
+    raw.mkdir(parents=True, exist_ok=True)
+    for left_over in raw.glob(".fetch-*"):  # of a run that was killed
         shutil.rmtree(left_over, ignore_errors=True)
     reasons = []
     for source in sources:
-        # Beside `raw`, so that the renames at the end stay within one file system.
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=raw.parent) as name:
+        # In `raw`, so that the renames at the end stay within one file system.
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=raw) as name:
             scratch = Path(name)
             try:
                 fetch_from(source, files, timeout, scratch)
@@ -88,7 +90,6 @@ def fetch(
                 reasons.append(f"{describe(source)}: {error}")
                 print(f"fetch: {reasons[-1]}", file=sys.stderr)
                 continue
-            raw.mkdir(exist_ok=True)
             for file in files:
                 (scratch / file).replace(raw / file)
         total = sum(file.bytes for file in files.values())
@@ -140,20 +141,47 @@ def fetch_from(source: Source, files: Mapping[str, File], timeout: float, scratc
     else:
         folder = str(source.folder)
     for name, expected in files.items():
-        unpack(find(Path(folder), name), scratch / name, expected)
+        copy_first(find(Path(folder).expanduser(), name), scratch / name, expected)
 
 
-def find(folder: Path, name: str) -> Path:
-    """Find a file in a local folder, as it is or compressed."""
+def copy_first(candidates: list[Path], target: Path, expected: File) -> None:
+    """Unpack the first of some local files that has the expected content.
+
+    Raises:
+        SourceError: none has; the text is of the first one.
+    """
+    errors = []
+    for path in candidates:
+        try:
+            unpack(path, target, expected)
+        except SourceError as error:
+            errors.append(error)
+        else:
+            return
+    raise errors[0]
+
+
+def find(folder: Path, name: str) -> list[Path]:
+    """Find what may be a file in a local folder, or one folder down; its content decides.
+
+    As it is or compressed, with a hyphen or with a dot: train-images.idx3-ubyte.gz.
+
+    Raises:
+        SourceError: there is none, or the folder can't be read.
+    """
+    if not folder.is_dir():
+        raise SourceError("not a folder" if folder.exists() else "not installed")
     try:
-        if not folder.is_dir():
-            raise SourceError("not a folder" if folder.exists() else "not installed")
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                return path
+        folders = [folder, *sorted(filter(os.path.isdir, folder.iterdir()))]
     except OSError as error:
         raise SourceError(f"{folder}: {error.strerror}") from None
-    raise SourceError(f"has neither {name} nor {name}.gz")
+    stems = (name, name.replace("-idx", ".idx"))
+    paths = [one / f"{stem}{end}" for one in folders for stem in stems for end in ("", ".gz")]
+    # Unlike Path.is_file, it says no where a folder can't be read.
+    found = [path for path in paths if os.path.isfile(path)]  # noqa: PTH113
+    if not found:
+        raise SourceError(f"has neither {name} nor {name}.gz")
+    return found
 
 
 def download(url: str, most: int, timeout: float, scratch: Path) -> Path:
@@ -170,13 +198,13 @@ def download(url: str, most: int, timeout: float, scratch: Path) -> Path:
     """
     archive = scratch / url.rsplit("/", 1)[1]
     print(f"fetch: downloading {url}", file=sys.stderr)
-    deadline = time.monotonic() + timeout + most / LEAST_RATE
     try:
         with (
+            archive.open("wb") as file,
+            least_rate(archive, timeout),
             requests.get(
                 url, stream=True, timeout=timeout, headers={"Accept-Encoding": "identity"}
             ) as answer,
-            archive.open("wb") as file,
             progress(f"fetch {archive.name}", most, "bytes") as bar,
         ):
             answer.raise_for_status()
@@ -186,13 +214,42 @@ def download(url: str, most: int, timeout: float, scratch: Path) -> Path:
                 bar.update(len(block))
                 if file.tell() > most:
                     raise SourceError(f"{archive.name}: expected {most:,} bytes at most, got more")
-                if time.monotonic() > deadline:
-                    raise SourceError(f"{archive.name}: slower than {LEAST_RATE:,} bytes a second")
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno in OURS:
             raise
         raise SourceError(f"{archive.name}: {_shorten(error)}") from None
     return archive
+
+
+@contextmanager
+def least_rate(archive: Path, timeout: float) -> Iterator[None]:
+    """Give up what is too slow, be it the answer's first line: each single byte restarts `timeout`.
+
+    By a timer of the system, which interrupts whatever waits.
+
+    Args:
+        archive: the file that grows.
+        timeout: seconds without an answer before a source is given up; twice as long, between
+            looks at how much has come.
+
+    Raises:
+        SourceError: less than LEAST_RATE.
+    """
+    seen = 0
+
+    def look(*_: object) -> None:
+        nonlocal seen
+        before, seen = seen, archive.stat().st_size
+        if seen - before < LEAST_RATE * 2 * timeout:
+            raise SourceError(f"{archive.name}: slower than {LEAST_RATE:,} bytes a second")
+
+    default = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 2 * timeout, 2 * timeout)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, default)
 
 
 def _shorten(error: BaseException) -> str:
@@ -244,9 +301,11 @@ def _run(command: list[str], folder: Path) -> str:
         SourceError: it failed; its last error is the reason.
     """
     print(f"fetch: {' '.join(command)}", file=sys.stderr)
-    result = subprocess.run(
-        command, cwd=folder, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
-    )
+    options: dict[str, Any] = {"stdout": sys.stderr, "stderr": subprocess.PIPE, "text": True}
+    try:
+        result = subprocess.run(command, cwd=folder, timeout=APT_SECONDS, check=False, **options)
+    except subprocess.TimeoutExpired:
+        raise SourceError(f"{command[0]} {command[-1]}: not done in {APT_SECONDS} s") from None
     if result.returncode != 0:
         lines = [line for line in result.stderr.splitlines() if line.startswith("E:")]
         reason = (lines or result.stderr.splitlines() or ["no reason given"])[-1]

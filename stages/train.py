@@ -3,14 +3,17 @@
 reads   data/prepared/{train,validation}_{images,labels}.npy
 writes  models/fashion_mlp.keras   the trained network; keras.models.load_model opens it
         metrics/train.json         train_loss, train_accuracy: the last epoch of the log
-        plots/history.csv          the log: epoch, loss, accuracy (and validation_…, if held out)
+        plots/history.csv          the log so far, after each epoch: epoch, loss, accuracy, and
+                                   validation_…, which stay empty where nothing is held out
 keeps   .run/checkpoint            after each epoch, what a killed run resumes from; none at the end
 obeys   TF_CONFIG                  the other workers, where there are some (docs/workers.md)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,7 @@ from fashion_mlp.network import engine
 from fashion_mlp.paths import HISTORY, MODEL
 from pipeline.checkpoint import Checkpoint, History, identity
 from pipeline.console import progress, run
+from pipeline.files import replacing
 from pipeline.params import Train, load_params
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 METRICS = Path("metrics/train.json")
 CHECKPOINT = Path(".run/checkpoint")
+LOG = ("loss", "accuracy", "validation_loss", "validation_accuracy")  # columns of HISTORY
 
 
 def train(
@@ -50,15 +55,38 @@ def train(
     bar = progress("train", params.epochs, "epochs", checkpoint.epochs)
 
     def show(logs: Mapping[str, float]) -> None:
+        write_history(checkpoint.history)
         bar.set_postfix({key: f"{value:.4f}" for key, value in logs.items()}, refresh=False)
         bar.update()
 
     try:
-        return fit(params, split, validation, image_shape, checkpoint, workers, show)
+        with kept(HISTORY):
+            return fit(params, split, validation, image_shape, checkpoint, workers, show)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"`make` goes on with epoch {checkpoint.epochs + 1}") from None
     finally:
         bar.close()
+
+
+def write_history(history: History) -> None:
+    """Write the log; DVC draws no plot of a column that is not there, so all always are."""
+    epochs = range(1, len(history["loss"]) + 1)
+    columns = [history.get(key, []) for key in LOG]
+    write_csv(HISTORY, ["epoch", *LOG], zip_longest(epochs, *columns))
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Give a file back what it held before, or remove it, where something fails."""
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        if before is not None:
+            with replacing(path) as temporary:
+                temporary.write_bytes(before)
+        raise
 
 
 def compile_network(network: keras.Model, params: Train) -> None:
@@ -87,18 +115,16 @@ def main() -> None:
     network.summary()
     shape = params.dataset.image_shape
     layers, history = train(params.train, split, validation, shape, checkpoint, workers)
-    last = {
-        name if name.startswith("validation") else f"train_{name}": round(values[-1], DIGITS)
-        for name, values in history.items()
-    }
+    metrics = {f"train_{key}": round(history[key][-1], DIGITS) for key in LOG[:2]}
+    held_out = {key: history[key][-1] for key in LOG[2:] if key in history}
     set_layers(network, layers)
     compile_network(network, params.train)
     save_network(network, MODEL)
-    epochs = range(1, params.train.epochs + 1)
-    write_csv(HISTORY, ["epoch", *history], zip(epochs, *history.values(), strict=True))
-    write_json(METRICS, last)
+    write_history(history)
+    write_json(METRICS, metrics)
     checkpoint.remove()
-    print("train: " + ", ".join(f"{key} {value:.4f}" for key, value in last.items()))
+    shown = ", ".join(f"{key} {value:.4f}" for key, value in (metrics | held_out).items())
+    print(f"train: {shown}")
 
 
 if __name__ == "__main__":

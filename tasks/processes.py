@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -17,8 +18,7 @@ DATABASES = STATE / "dvc"  # of DVC's state: the MD5 of files that it has seen
 VENV = Path(".venv")
 # Variables of Python and pip decide what is imported and where packages go. These may pass.
 PASSED = {
-    *("PYTHONUNBUFFERED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONFAULTHANDLER"),
-    *("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
+    *("PYTHONUNBUFFERED", "PYTHONFAULTHANDLER", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
     *("PIP_CONFIG_FILE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS"),
     *("PIP_TRUSTED_HOST", "PIP_PROXY", "PIP_CERT", "PIP_CLIENT_CERT", "PIP_KEYRING_PROVIDER"),
     *("PIP_TIMEOUT", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES", "PIP_CACHE_DIR", "PIP_NO_CACHE_DIR"),
@@ -29,6 +29,23 @@ DROPPED = {
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"),
     *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX"),
 }
+
+REMEDIES = {
+    **dict.fromkeys(
+        (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY), "remove what lies there"
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "make it yours and writable, or work in a clone of your own",
+    ),
+    errno.ENOSPC: "free some space",
+}
+
+
+def explain(error: OSError) -> str:
+    """Say in one line what failed and what to do."""
+    remedy = REMEDIES.get(error.errno or 0, "")
+    return f"{error.filename or 'a file'}: {error.strerror or error}{remedy and '; ' + remedy}"
 
 
 def say(text: str) -> None:
@@ -51,8 +68,14 @@ def clean(**more: str) -> dict[str, str]:
         kept.pop("CHROMIUM", None)
     folder = Path.cwd() / VENV
     path = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    state = str(Path.cwd() / DATABASES)  # where `make heal` finds it
-    return {**kept, "VIRTUAL_ENV": str(folder), "PATH": path, "DVC_SITE_CACHE_DIR": state, **more}
+    ours = {
+        "PATH": path,
+        "VIRTUAL_ENV": str(folder),
+        "PYTHONUTF8": "1",
+        "SHELL": "/bin/sh",  # which DVC runs a stage's command by, whatever the user's is
+        "DVC_SITE_CACHE_DIR": str(Path.cwd() / DATABASES),  # where `make heal` finds it
+    }
+    return {**kept, **ours, **more}
 
 
 def call(
@@ -100,13 +123,14 @@ def answer(command: list[str], cwd: Path | None = None) -> str:
     """Run a program and return what it prints.
 
     Raises:
-        RuntimeError: it failed; the text is the last line that it printed.
+        RuntimeError: it failed; the text is the line that it gives as its reason, or its last.
         OSError: it can't be started.
     """
     result = subprocess.run(command, env=clean(), cwd=cwd, capture_output=True, check=False)
     if result.returncode != 0:
         lines = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"exit status {result.returncode}"
+        marked = [line for line in lines if line.startswith(("fatal: ", "ERROR: "))]
+        reason = (marked or lines[-1:] or [f"exit status {result.returncode}"])[0]
         raise RuntimeError(f"{' '.join(command[:2])}: {reason}")
     return result.stdout.decode(errors="replace")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import re
 import shlex
@@ -11,14 +10,9 @@ from pathlib import Path
 
 from tasks import tools
 from tasks.environment import ensure
-from tasks.processes import clean, say
-from tasks.runs import heal, recipe, repro
+from tasks.processes import clean, explain, say
+from tasks.runs import heal, recipe, repro, seeds
 
-REMEDIES = {
-    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "remove what lies there"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it yours and writable"),
-    errno.ENOSPC: "free some space",
-}
 TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
 
 
@@ -76,6 +70,8 @@ TASKS = {
     "repro": repro,
     "heal": heal,
     "recipe": recipe,
+    "seeds": seeds,
+    "dataset": tools.dataset,
     "page": tools.page,
     "test-web": tools.test_web,
     "apt": tools.apt,
@@ -101,6 +97,5 @@ def main(arguments: list[str]) -> int:
     except RuntimeError as error:
         say(str(error))
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "")
-        say(f"{error.filename or 'a file'}: {error.strerror or error}{remedy and '; ' + remedy}")
+        say(explain(error))
     return 1

@@ -24,12 +24,21 @@ import psutil
 import yaml
 
 from pipeline.files import md5
-from pipeline.guard import ALONE, LOCK, PIPELINE, alone
-from tasks.processes import DATABASES
+from pipeline.guard import ALONE, BY_HAND, CHECKPOINT, LOCK, PIPELINE, alone
+from pipeline.params import PARAMS_FILE
+from tasks.processes import DATABASES, STATE, answer, explain
 from tasks.runs import REPAIRED, RWLOCK, VERIFIED, signature
 
+KERAS = STATE / "keras/keras.json"  # KERAS_HOME, in pipeline/environment.py
 RWLOCKS = (RWLOCK, Path(".dvc/tmp/exps/rwlock"))
-OWN_FILES = (*RWLOCKS, Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"), ALONE, VERIFIED)
+OWN_FILES = (
+    *RWLOCKS,
+    *(Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"), Path(".dvc/tmp/btime")),
+    *(ALONE, BY_HAND, CHECKPOINT, KERAS, VERIFIED),
+)
+# Folders that a file may lie in place of, here and in DVC's cache.
+OWN_FOLDERS = (Path(".dvc/tmp"), Path(".dvc/tmp/exps"), DATABASES, KERAS.parent)
+CACHE_FOLDERS = ("files", "files/md5", "files/md5/??", "runs", "runs/*", "runs/*/*")
 UNREADABLE = (ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError, OSError)
 
 
@@ -42,8 +51,6 @@ class Damage(NamedTuple):
 
 def left_locks() -> Iterator[Damage]:
     """Find DVC's lock files that are garbage, or whose holders were all killed."""
-    for path in filter(Path.is_dir, OWN_FILES):
-        yield Damage(path, "a folder in place of a file")
     for path in filter(Path.is_file, RWLOCKS):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -54,6 +61,14 @@ def left_locks() -> Iterator[Damage]:
             continue
         if pids and not any(is_dvc(pid) for pid in pids):
             yield Damage(path, "what held it was killed")
+
+
+def misplaced() -> Iterator[Damage]:
+    """Find files in place of folders, and folders in place of files, of DVC's own and ours."""
+    for path in filter(Path.is_dir, OWN_FILES):
+        yield Damage(path, "a folder in place of a file")
+    for path in filter(Path.is_file, OWN_FOLDERS):
+        yield Damage(path, "a file in place of a folder")
 
 
 def is_dvc(pid: int) -> bool:
@@ -73,17 +88,24 @@ def is_dvc(pid: int) -> bool:
 
 def databases() -> Iterator[Damage]:
     """Find databases of DVC's state that SQLite can't read, for which each command of DVC fails."""
-    for path in DATABASES.rglob("*.db"):
-        if path.is_dir() or not is_database(path):
+    for path in DATABASES.rglob("*"):
+        if path.suffix == ".db" and (path.is_dir() or not is_database(path)):
             yield Damage(path.parent, "a database that can't be read; DVC makes it again")
+        elif path.is_file() and ".db" not in path.suffix:
+            yield Damage(path, "a file in place of a folder")
 
 
 def texts(cache: Path) -> Iterator[Damage]:
-    """Find files of DVC's own that are not what it writes: dvc.lock, entries of the run cache."""
+    """Find files of DVC's own that are not what it writes: dvc.lock, entries of the run cache.
+
+    Raises:
+        ValueError: dvc.yaml, which is not DVC's own, can't be read.
+    """
     from dvc.exceptions import DvcException
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.strictyaml import validate
 
+    read_stages(PIPELINE)
     try:
         if LOCK.exists():
             text = LOCK.read_text(encoding="utf-8")
@@ -91,6 +113,9 @@ def texts(cache: Path) -> Iterator[Damage]:
             outputs_of()
     except (*UNREADABLE, DvcException):
         yield Damage(LOCK, "not what DVC writes")
+    folders = [cache, *(path for of in CACHE_FOLDERS for path in cache.glob(of))]
+    for path in filter(Path.is_file, folders):
+        yield Damage(path, "a file in place of a folder")
     for path in (cache / "runs").glob("*/*/*"):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -120,12 +145,26 @@ def outputs_of(lock: Path = LOCK) -> dict[str, str]:
     if not lock.exists():
         return {}
     recorded = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
-    stages = yaml.safe_load(lock.with_name(PIPELINE.name).read_text(encoding="utf-8"))["stages"]
+    stages = read_stages(lock.with_name(PIPELINE.name))
     return {
         out["path"]: out["md5"]
         for name in recorded.keys() & stages.keys()
         for out in recorded[name].get("outs", [])
     }
+
+
+def read_stages(pipeline: Path) -> dict[str, Any]:
+    """Read the stages of dvc.yaml.
+
+    Raises:
+        ValueError: there are none.
+        OSError: it can't be read.
+    """
+    try:
+        stages: dict[str, Any] = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise ValueError(f"{pipeline}: expected stages, as DVC reads them") from None
+    return stages
 
 
 def object_of(number: str, cache: Path) -> Path:
@@ -233,10 +272,12 @@ def removed(damages: Iterable[Damage]) -> list[Damage]:
 
 
 def cache_folder() -> Path:
-    """Ask DVC where its cache is."""
-    command = ["dvc", "cache", "dir"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    return Path(answer.stdout.strip())
+    """Ask DVC where its cache is.
+
+    Raises:
+        RuntimeError: it does not say; the text has its reason.
+    """
+    return Path(answer(["dvc", "cache", "dir"]).strip())
 
 
 def verify(cache: Path) -> list[Damage]:
@@ -244,7 +285,7 @@ def verify(cache: Path) -> list[Damage]:
     found, whole = compare(cache, cached=False)
     if not found:
         listings = [object_of(number, cache) for number in outputs_of().values()]
-        seen = [LOCK, *whole, *(path for path in listings if path.suffix == ".dir")]
+        seen = [LOCK, PARAMS_FILE, *whole, *(path for path in listings if path.suffix == ".dir")]
         known = {str(path): signature(path) for path in seen if path.is_file()}
         VERIFIED.parent.mkdir(exist_ok=True)
         VERIFIED.write_text(json.dumps(known), encoding="utf-8")
@@ -256,9 +297,10 @@ def repair(options: set[str]) -> list[Damage]:
 
     Raises:
         OSError: something can't be read or removed.
-        subprocess.CalledProcessError: DVC does not say where its cache is.
+        ValueError: dvc.yaml can't be read.
+        RuntimeError: DVC does not say where its cache is.
     """
-    found = removed(left_locks())
+    found = removed(misplaced()) + removed(left_locks())
     if "--locks" not in options:
         with alone("heal"):
             if "--verify" not in options:
@@ -282,8 +324,9 @@ def main() -> int:
     try:
         if repair(options):
             return REPAIRED
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"heal: error: {error}", file=sys.stderr)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = explain(error) if isinstance(error, OSError) else error
+        print(f"heal: error: {reason}", file=sys.stderr)
         return 1
     if not options:
         print(f"heal: all {len(outputs_of())} outputs of dvc.lock are whole, here and in the cache")

@@ -14,47 +14,53 @@ import shutil
 from pathlib import Path
 
 from tasks.environment import ensure
+from tasks.folder import look
 from tasks.processes import DATABASES, STATE, alone, answer, call, clean, say
 
 VERIFIED = STATE / "verified.json"  # size, time and inode of the outputs that were compared
 REPAIRED = 3  # exit status of `tasks.repair` that removed something
 ATTEMPTS = 3  # each damage that is found takes one more run
 RWLOCK = Path(".dvc/tmp/rwlock")
+DVC_FILES = ("dvc.yaml", ".dvc")
 
 
 def repro() -> int:
     """Run the stages that are not up to date; return the exit status."""
-    look_at_git()
+    look()
     ensure()
     with alone() as lock:
-        return run_stages(Path.cwd(), clean(), lock)
+        status = check() or run_stages(Path.cwd(), clean(), lock)
+    if status == 0 and os.environ.get("MAKECMDGOALS", "") in ("", "repro"):
+        show_results()
+    return status
+
+
+def check() -> int:
+    """Check params.yaml, unless nothing has changed since the last run; return the exit status."""
+    return 0 if verified(Path()) else call(["python", "-m", "tasks.check"])
+
+
+def show_results(folder: Path = Path()) -> None:
+    """Say what there is now and what can be done with it."""
+    metrics: dict[str, float] = {}
+    for path in sorted(folder.glob("metrics/*.json")):
+        metrics |= json.loads(path.read_text(encoding="utf-8"))
+    names = [name for name in ("test_accuracy", "validation_accuracy") if name in metrics]
+    shown = [f"{name} {metrics[name]:.4f}" for name in names]
+    shown += [str(path.relative_to(folder)) for path in sorted(folder.glob("models/*.onnx"))]
+    if shown:
+        say(f"{', '.join(shown)}, pictures in plots/")
+        say("next: `make report`, all of it in one file; `make page`, the model on a web page; "
+            "README.md")  # fmt: skip
 
 
 def heal() -> int:
     """Remove what is damaged, whether a stage reads it or not, and run the pipeline."""
-    look_at_git()
+    look()
     ensure()
     with alone() as lock:
-        status = call(["python", "-m", "tasks.repair"], keep=(lock,))
+        status = check() or call(["python", "-m", "tasks.repair"], keep=(lock,))
         return run_stages(Path.cwd(), clean(), lock) if status in (0, REPAIRED) else status
-
-
-def look_at_git() -> None:
-    """Look whether this folder is the root of a git repository, which DVC needs.
-
-    Raises:
-        RuntimeError: it is not; the text has git's own reason.
-    """
-    try:
-        prefix = answer(["git", "rev-parse", "--show-prefix"]).strip()
-    except FileNotFoundError:
-        raise RuntimeError("git is missing; on Debian or Ubuntu: apt-get install git") from None
-    except RuntimeError as error:
-        raise RuntimeError(f"{error}; `git clone` the project, a copy of files won't do") from None
-    if prefix:
-        raise RuntimeError(
-            f"this folder is {prefix} of another git repository; `git clone` the project elsewhere"
-        )
 
 
 def run_stages(folder: Path, env: dict[str, str], lock: int) -> int:
@@ -84,10 +90,21 @@ def run_stages(folder: Path, env: dict[str, str], lock: int) -> int:
             status = repair("--verify")
             if status != REPAIRED:
                 return status
-        elif 128 < status < 255 or attempt + 1 == ATTEMPTS or repair("--quiet") != REPAIRED:
+        elif 128 < status < 255:
+            return status
+        elif attempt + 1 == ATTEMPTS or repair("--quiet") != REPAIRED:
+            tell_of_edits(folder)
             return status
     say("outputs are damaged again and again: is the disk good?")
     return 1
+
+
+def tell_of_edits(folder: Path) -> None:
+    """Name the files that tell DVC what to do and are not as committed: they may be the cause."""
+    given = answer(["git", "diff", "--name-only", "--relative", "HEAD", "--", *DVC_FILES], folder)
+    if given:
+        names = " ".join(given.split("\n")).strip()
+        say(f"not as committed: {names}; `git checkout HEAD -- {names}` brings it back")
 
 
 def has_holders(rwlock: Path) -> bool:
@@ -113,20 +130,34 @@ def signature(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def recipe() -> int:
+def seeds() -> int:
+    """Run a preset with the seeds 1 to SEEDS, and print mean and standard deviation."""
+    count = os.environ.get("SEEDS") or "5"
+    if not re.fullmatch(r"[1-9]\d{0,3}", count):
+        raise RuntimeError(f"SEEDS is how many, as in SEEDS=5; got {count!r}")
+    for seed in range(1, int(count) + 1):
+        if status := recipe(str(seed)):
+            return status
+    return call(["python", "-m", "report.seeds", os.environ.get("NAME", ""), count])
+
+
+def recipe(seed: str = "") -> int:
     """Run presets/NAME.yaml as a DVC experiment of that name: `make recipe NAME=quick SEED=1`.
 
     The stages run in a clone of HEAD that shares DVC's cache, so that this folder, its stash and
     HEAD stay as they are, however this ends. What needs no other parameters is not run again.
     """
-    preset, seed = Path("presets", f"{os.environ.get('NAME')}.yaml"), os.environ.get("SEED", "")
+    preset, seed = (
+        Path("presets", f"{os.environ.get('NAME')}.yaml"),
+        seed or os.environ.get("SEED", ""),
+    )
     presets = sorted(Path("presets").glob("*.yaml"))
     if preset not in presets:
         names = ", ".join(path.stem for path in presets)
         raise RuntimeError(f"no {preset}; NAME can be: {names}")
     if not re.fullmatch(r"\d*", seed):
         raise RuntimeError(f"SEED is a number, as in SEED=1; got {seed!r}")
-    look_at_git()
+    look()
     ensure()
     name = preset.stem + (f"-seed{seed}" if seed else "")
     if answer(["git", "status", "--porcelain", "--untracked-files=no"]):

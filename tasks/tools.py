@@ -17,7 +17,7 @@ HEADERS = Path(
     "/ios-arm64/onnxruntime.framework/Headers"
 )
 CACHES = [
-    *(".venv", "consumers/.venv", "benchmarks/.venv"),
+    *(".venv", "consumers/.venv", "benchmarks/.venv", "dist"),
     *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "dvc_plots"),
     *("consumers/c_api/onnxruntime", "consumers/*/node_modules"),
 ]
@@ -65,6 +65,19 @@ def link(path: Path, target: Path) -> None:
     if path.is_symlink() or path.exists():
         path.unlink()
     path.symlink_to(target)
+
+
+def dataset() -> int:
+    """Make a data set of a folder of pictures: `make dataset FOLDER=path`."""
+    given = {key: os.environ.get(key.upper(), "") for key in ("folder", "plain", "shape", "name")}
+    if not given["folder"]:
+        raise RuntimeError("name a folder that has one for each class: make dataset FOLDER=path")
+    options = [f"--{key}={given[key]}" for key in ("shape", "name") if given[key]]
+    options += ["--plain"] if given["plain"] else []
+    ensure()
+    with alone() as lock:  # not under a run that reads params.yaml
+        command = ["python", "-m", "tasks.dataset", *options, "--", given["folder"]]
+        return call(command, keep=(lock,))
 
 
 def page() -> int:

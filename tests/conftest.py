@@ -141,6 +141,7 @@ def paper_values() -> dict[str, Any]:
             "name": "Fashion-MNIST",
             "license": "MIT, Zalando SE",
             "image_shape": [28, 28],
+            "photos": "trimmed",
             "classes": CLASSES,
             "class_names": {
                 "en": english.replace("_", " ").split(" ", 9),

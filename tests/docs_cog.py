@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -21,7 +22,8 @@ from fashion_mlp.pictures import paper
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = [f"metrics/{stage}.json" for stage in ("train", "evaluate", "export")]
-MOMENTUM = ROOT / "docs/momentum.json"  # metrics/train.json of the experiment that README shows
+PROOF = "metrics/proof.csv"
+MOMENTUM = ROOT / "docs/momentum.json"  # metrics of the experiment that README shows, by file
 
 
 def results(folder: Path = ROOT) -> list[Any]:
@@ -29,18 +31,24 @@ def results(folder: Path = ROOT) -> list[Any]:
     return [json.loads((folder / name).read_text(encoding="utf-8")) for name in METRICS]
 
 
+def rows_of(name: str, folder: Path = ROOT) -> list[dict[str, str]]:
+    """Read a CSV file of a folder."""
+    return list(csv.DictReader((folder / name).read_text(encoding="utf-8").splitlines()))
+
+
 def verdict() -> str:
     """Compare the paper's claims with the committed metrics, within `gate.tolerances`."""
     train, evaluate, export = results()
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     most = {it: params["gate"]["tolerances"][f"train_{it}"] for it in ("accuracy", "loss")}
-    examples = [evaluate["train_examples"][str(number)] for number in paper.EXAMPLES]
-    classes, last = [example["class"] for example in examples], paper.LAST_EPOCHS[-1]
+    examples = {int(row["image"]): row for row in rows_of("plots/examples.csv")}
+    classes = [int(examples[number]["class"]) for number in paper.EXAMPLES]
+    probability, last = float(examples[0]["probability"]), paper.LAST_EPOCHS[-1]
     rows = [["", "paper", "here", ""]]
     for what, claimed, found, allowed in (
         ("training accuracy, epoch 100", last.accuracy, train["train_accuracy"], most["accuracy"]),
         ("training loss, epoch 100", last.loss, train["train_loss"], most["loss"]),
-        ("probability of image 0", paper.IMAGE_0[9], examples[0]["probability"], most["accuracy"]),
+        ("probability of image 0", paper.IMAGE_0[9], probability, most["accuracy"]),
     ):
         said = "holds" if abs(found - claimed) <= allowed else "**does not hold**"
         rows.append([what, f"{claimed:.4f}", f"{found:.4f}", said])
@@ -64,7 +72,12 @@ def verdict() -> str:
 def conformance() -> str:
     """Sum up consumers/conformance.json."""
     found = json.loads((ROOT / "consumers/conformance.json").read_text(encoding="utf-8"))
-    enforced = [found["runtimes"][one.key] for one in RUNTIMES if one.enforced]
+    enforced = [
+        found[file][one.key]
+        for file in ("float32", "uint8")
+        for one in RUNTIMES
+        if one.enforced and file in one.files
+    ]
     least, most = (
         choose(result[key] for result in enforced)
         for choose, key in ((min, "argmax_agreement"), (max, "max_difference"))
@@ -72,6 +85,27 @@ def conformance() -> str:
     return (
         f"each names Keras' class for {least:,} of {found['images']:,} images, and no probability "
         f"differs from Keras' by more than {most:.1e}."
+    )
+
+
+def exact() -> str:
+    """Say how near the exact file is to the original."""
+    export = results()[2]
+    proof = {row["check"]: float(row["value"]) for row in rows_of(PROOF)}
+    return (
+        f"On the {export['images']:,} images of the data set it names the class of the faithful "
+        f"file on {export['exact_argmax_agreement']:,}; no probability differs by more than "
+        f"{proof['exact_largest_difference']:.1e}; {proof['exact_sums_proven']:,.0f} sums are "
+        f"proven exact."
+    )
+
+
+def largest_runtime_difference() -> str:
+    """Say how far apart two float32 runtimes can be."""
+    furthest = results()[2]["largest_runtime_difference"]
+    return (
+        f"> Two correct float32 runtimes never differ by more than **{furthest}** in any "
+        f"probability, on any image in [0, 1]⁷⁸⁴."
     )
 
 
@@ -83,6 +117,7 @@ def console(command: str, *lines: str) -> str:
 def stage_lines(folder: Path = ROOT) -> list[str]:
     """Write lines that the stages print, from the results in a folder; `…` is any text."""
     train, evaluate, export = results(folder)
+    proof = {row["check"]: float(row["value"]) for row in rows_of(PROOF, folder)}
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     files, held_out = params["fetch"]["files"], params["preprocess"]["validation_images"]
@@ -94,7 +129,7 @@ def stage_lines(folder: Path = ROOT) -> list[str]:
     activation = params["train"]["activation"].capitalize()
     layers = [activation for _ in params["train"]["hidden_units"]] + ["Softmax"]
     batch_sizes = ", ".join(f"{size:,}" for size in params["export"]["batch_sizes"])
-    edge_cases = export["edge_case_inputs_agreeing"]
+    edge_cases = f"{proof['edge_case_inputs_agreeing']:.0f}"
     return [
         f"fetch: {len(files)} files, {size:,} bytes, verified, from …",
         f"preprocess: {learnt - held_out:,} train, {held_out:,} validation, {test:,} test",
@@ -102,15 +137,24 @@ def stage_lines(folder: Path = ROOT) -> list[str]:
         f"evaluate: {test:,} test images, test_loss {evaluate['test_loss']:.4f}, "
         f"test_accuracy {evaluate['test_accuracy']:.4f}; pictures in plots/",
         "export: Keras inside the bound on all images; largest distance …",
+        f"export: two float32 runtimes are at most {export['largest_runtime_difference']} apart on "
+        "any image in [0, 1]; on the worst image that a search found, …",
         "export: structure: " + " -> ".join(f"MatMul -> Add -> {last}" for last in layers),
-        f"export: weights: {export['initializers_bit_identical']} initializers, "
-        f"{export['weights_bit_identical']:,} values, bit for bit Keras'",
+        f"export: weights: {proof['initializers_bit_identical']:.0f} initializers, "
+        f"{proof['weights_bit_identical']:,.0f} values, bit for bit Keras'",
+        f"export: float64: inside its rounding bound on {proof['float64_images']:,.0f} images; "
+        "largest distance …",
         f"export: bounds: onnxruntime inside on {total} images; largest distance …",
         f"export: classes: the same on {total} images; certified by the bound "
-        f"{export['argmax_certified']:,}, listed {export['argmax_listed']:,}",
+        f"{export['argmax_certified']:,}, listed {proof['argmax_listed']:,.0f}",
         f"export: batch sizes: {batch_sizes} agree on {images}; probabilities move by at most …",
         f"export: edge cases: {edge_cases} of {edge_cases} as in Keras; where float32 overflows, …",
         f"export: uint8: bytes in, the same bits out on {export['uint8_bit_identical']:,} images",
+        f"export: exact: {proof['exact_sums_proven']:,.0f} sums stay within 2^24 on every image "
+        "(the largest …% of it), so none rounds",
+        f"export: exact: the class of the original on {export['exact_argmax_agreement']:,} of "
+        f"{export['images']:,} images; probabilities within {proof['exact_largest_difference']:.1e}; logits, on "
+        "any image, within …",
         f"export: models/fashion_mlp.onnx, {sizes['models/fashion_mlp.onnx']:,} bytes, equal to "
         f"Keras on {total} images",
     ]
@@ -135,7 +179,8 @@ def metrics_diff() -> str:
         run(folder, "git", "init", "--quiet", "--initial-branch", "main")
         run(folder, "git", "add", "--all")
         run(folder, "git", "commit", "--quiet", "--message", "main")
-        (folder / METRICS[0]).write_bytes(MOMENTUM.read_bytes())
+        for name, values in json.loads(MOMENTUM.read_text(encoding="utf-8")).items():
+            (folder / name).write_text(json.dumps(values), encoding="utf-8")
         run(folder, "git", "checkout", "--quiet", "-b", "momentum")
         run(folder, "git", "commit", "--quiet", "--all", "--message", "momentum")
         printed = run(folder, "dvc", "metrics", "diff", "main", "momentum").stdout

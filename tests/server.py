@@ -121,3 +121,15 @@ def stall(content: bytes) -> Answer:
         handler.server.closing.wait(30)
 
     return answer
+
+
+def drip(start: bytes = b"HTTP/1.0 200 OK\r\n\r\n") -> Answer:
+    """Send something, then a byte now and then, more often than any timeout; it does not end."""
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(start or b"HTTP/1.0 200 ")
+        assert isinstance(handler.server, Server)
+        while not handler.server.closing.wait(0.05):
+            handler.wfile.write(b"0")
+
+    return answer

@@ -1,5 +1,6 @@
 """Checkpoints: none is used that is damaged or of another run."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,18 @@ def test_damaged_checkpoint_is_not_used(
     path.write_bytes(content)
     assert Checkpoint(path, OF).epochs == 0
     assert "is not used: it is damaged; training starts" in capsys.readouterr().err
-    path.write_bytes(b"")
-    assert Checkpoint(path, OF).epochs == 0
+
+
+@pytest.mark.parametrize("size", [0, 10, 1 << 40])
+def test_checkpoint_that_was_cut_off_or_made_sparse_is_not_used(
+    size: int, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No more is read than is there: a terabyte of holes costs nothing."""
+    for start in (path.read_bytes(), b""):
+        path.write_bytes(start)
+        os.truncate(path, size)
+        assert Checkpoint(path, OF).epochs == 0
+        assert "is not used: it is damaged; training starts" in capsys.readouterr().err
 
 
 def test_identity_is_of_parameters_data_code_and_number_of_workers(

@@ -1,6 +1,8 @@
 """gate, check-repro and check-lock: in a real repository, with a `make` that changes some files."""
 
 import json
+import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from checks.lock import stale
 from tests.conftest import ROOT, edited, paper_values
 
 PICTURE = b"\x89PNG\r\n\x1a\n\xff\xfe"  # not UTF-8
-METRICS = {"train_loss": 0.5, "images": 3, "deep": {"f1": 0.75}}
+METRICS = {"train_loss": 0.5, "images": 3, "test_accuracy": 0.75}
 LOCK = {
     "stages": {
         "one": {"cmd": "ls", "outs": [{"path": "data/raw", "md5": "1"}]},
@@ -60,7 +62,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("test_loss", 0.3, 0.2, True, "better"),
         ("test_accuracy", 0.9, 0.8, False, "WORSE by more than 0.05"),
         ("test_accuracy", 0.9, 0.85, True, "worse, within 0.05"),
-        ("per_class.Bag.recall", 0.9, 0.1, False, "WORSE by more than 0.05"),
+        ("validation_accuracy", 0.9, 0.8, False, "WORSE by more than 0.05"),
         ("expected_calibration_error", 0.0, 0.1, False, "WORSE by more than 0.05"),
         ("within_bound", 70000, 69999, False, "WORSE by more than 0.05"),
         ("within_bound", 70000, 70000, True, "same"),
@@ -70,7 +72,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("test_loss", 0.3, "low", False, "NOT A NUMBER"),
         ("test_loss", 0.3, ABSENT, False, "MISSING"),
         ("test_loss", ABSENT, 0.3, True, "new"),
-        ("train_examples.0.class", 9, 7, True, "changed"),
+        ("argmax_certified", 9, 7, True, "changed"),
         ("latency", 3, 3, False, "UNKNOWN METRIC: add it to BETTER in checks/gate.py"),
     ],
 )
@@ -90,7 +92,7 @@ def test_every_metric_of_the_pipeline_is_known() -> None:
 @pytest.mark.parametrize(
     ("content", "status", "says"),
     [
-        (json.dumps(METRICS), 0, "| train_loss | 0.5    | 0.5    | same      |"),
+        (json.dumps(METRICS), 0, "| train_loss    | 0.5    | 0.5    | same      |"),
         (json.dumps(METRICS | {"train_loss": 0.6}), 1, "gate: refused: 1 of 3 metrics"),
         (json.dumps(METRICS | {"latency": 1}), 1, "gate: refused: 1 of 4 metrics"),
         ("{}", 1, "gate: refused: 3 of 3 metrics"),
@@ -164,6 +166,21 @@ def test_check_repro_accepts_what_is_within_the_tolerances_alone(
     assert says in printed
     assert f"check-repro: {'accepted' if accepted else 'refused'}: " in printed
     assert status == (0 if accepted else 1)
+
+
+def test_check_repro_runs_in_a_hostile_place_and_not_as_root(project: Path, capfd: Any) -> None:
+    says = "user $$(id -u), $$KERAS_MAX_EPOCHS epoch, shell $$SHELL, in $$(pwd)"
+    _, printed = check_repro(project, f'echo "{says}"', capfd)
+    user = os.geteuid() or pwd.getpwnam("nobody").pw_uid
+    assert f"user {user}, 1 epoch, shell /nowhere, in /" in printed
+    assert "/папка с пробелом/folder with a space\n" in printed
+
+
+def test_check_repro_makes_the_outputs_that_git_tracks_anew(project: Path, capfd: Any) -> None:
+    stage = {"cmd": "true", "metrics": [{LOSS: {"cache": False}}]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    status, printed = check_repro(project, "true", capfd)
+    assert (status, "REFUSED: [Errno 2] No such file" in printed) == (1, True)
 
 
 def test_check_repro_says_that_all_is_reproduced_or_that_make_failed(

@@ -9,12 +9,15 @@ import yaml
 from fashion_mlp.data.arrays import Split
 from fashion_mlp.paths import MODEL
 from stages import evaluate as stage
+from stages import preprocess, train
 from stages.evaluate import (
+    by_class,
     class_averages,
     examples,
     measure,
     pick,
     read_history,
+    warn_of_chance,
 )
 from tests.conftest import CLASSES, HEIGHT, TEST, WIDTH, Data, small_values, snapshot
 from tests.oracle import make_images
@@ -24,35 +27,47 @@ NAMES = ["a", "b", "c"]
 PROBABILITIES = np.array(
     [[0.9, 0.06, 0.04], [0.5, 0.3, 0.2], [0.25, 0.7, 0.05], [0.1, 0.3, 0.6]], np.float32
 )
-ONE_HOT = np.eye(3, dtype=np.float32)[[0, 0, 0, 0]]
+LABELS = np.zeros(4, int)
 
 
 def test_measure_counts_by_hand() -> None:
-    metrics = measure(PROBABILITIES, ONE_HOT, NAMES, bins=10)
-    assert metrics["test_accuracy"] == 0.5
-    assert metrics["test_top2_accuracy"] == 0.75
-    # Each image alone in its bin: |1 - 0.9|, |1 - 0.5|, |0 - 0.7|, |0 - 0.6|
-    assert metrics["expected_calibration_error"] == pytest.approx((0.1 + 0.5 + 0.7 + 0.6) / 4)
-    assert metrics["per_class"] == {
-        "a": {"precision": 1.0, "recall": 0.5, "f1": 0.666667},
-        "b": {"precision": 0.0, "recall": 0.0, "f1": 0.0},
-        "c": {"precision": 0.0, "recall": 0.0, "f1": 0.0},
+    assert measure(PROBABILITIES, LABELS, 0.25, "test", bins=10) == {
+        "test_loss": 0.25,
+        "test_accuracy": 0.5,
+        "test_top2_accuracy": 0.75,
+        # Each image alone in its bin: |1 - 0.9|, |1 - 0.5|, |0 - 0.7|, |0 - 0.6|
+        "expected_calibration_error": (0.1 + 0.5 + 0.7 + 0.6) / 4,
     }
+
+
+def test_by_class_counts_by_hand() -> None:
+    assert list(by_class(PROBABILITIES, LABELS, NAMES)) == [
+        ("a", 4, 1.0, 0.5, pytest.approx(2 / 3)),
+        ("b", 0, 0.0, 0.0, 0.0),
+        ("c", 0, 0.0, 0.0, 0.0),
+    ]
 
 
 def test_measure_of_two_classes_has_both_in_the_top_two() -> None:
-    labels = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
-    names = ["accuracy", "macro avg"]  # which scikit-learn's own report uses for something else
-    metrics = measure(PROBABILITIES[:, :2], labels, names, 5)
-    assert metrics["test_top2_accuracy"] == 1.0
-    assert list(metrics["per_class"]) == names
+    metrics = measure(PROBABILITIES[:, :2], np.array([0, 0, 1, 1]), 0.5, "validation", 5)
+    assert metrics["validation_top2_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(("accuracy", "loud"), [(0.1, True), (0.125, True), (0.13, False)])
+def test_warn_of_chance_is_loud_up_to_two_standard_errors(
+    accuracy: float, loud: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.repeat([0, *range(10)], [10, *10 * [99]])  # commonest: 109 of 1,000, so 0.1287
+    warn_of_chance(accuracy, labels, "validation")
+    printed = capsys.readouterr().err
+    assert ("evaluate: WARNING: this network has learnt nothing" in printed) is loud
 
 
 def test_examples_name_class_and_probability() -> None:
-    assert examples(PROBABILITIES[:2], [156, 988], NAMES) == {
-        "156": {"class": 0, "name": "a", "probability": 0.9},
-        "988": {"class": 0, "name": "a", "probability": 0.5},
-    }
+    assert list(examples(PROBABILITIES[1:3], [156, 988], NAMES)) == [
+        (156, 0, "a", 0.5),
+        (988, 1, "b", pytest.approx(0.7)),
+    ]
 
 
 def test_pick_takes_images_by_number_and_refuses_one_beyond_the_last() -> None:
@@ -61,6 +76,34 @@ def test_pick_takes_images_by_number_and_refuses_one_beyond_the_last() -> None:
     assert pick(split, []).shape == (0, 2)
     with pytest.raises(ValueError, match=r"^evaluate.examples: \[4, 9\] must be below 4, the"):
         pick(split, [3, 4, 9])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text("utf-8").splitlines()))
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_main_leaves_the_test_set_alone_while_images_are_held_out(
+    work: Path, data: Data, capsys: pytest.CaptureFixture[str], test: bool
+) -> None:
+    changes = {"preprocess.validation_images": 60, "evaluate.test": test}
+    Path("params.yaml").write_text(yaml.safe_dump(small_values(data, **changes)))
+    preprocess.main()
+    train.main()
+    if not test:  # not so much as read
+        for path in Path("data/prepared").glob("test_*"):
+            path.unlink()
+    stage.main()
+    metrics = json.loads(stage.METRICS.read_text())
+    last = rows(Path("plots/history.csv"))[-1]
+    names = ["loss", "accuracy", "top2_accuracy"]
+    split = "test" if test else "validation"
+    assert [*metrics] == [*(f"{split}_{name}" for name in names), "expected_calibration_error"]
+    assert len(rows(stage.CONFUSION)) == (TEST if test else 60)
+    if not test:
+        for name in ("validation_loss", "validation_accuracy"):
+            assert metrics[name] == pytest.approx(float(last[name]), abs=1e-6)
+    assert ("the test set was left alone" in capsys.readouterr().out) is not test
 
 
 def test_main_measures_what_keras_measures_and_in_russian_draws_other_pictures_alone(
@@ -77,10 +120,9 @@ def test_main_measures_what_keras_measures_and_in_russian_draws_other_pictures_a
     assert metrics["test_loss"] == pytest.approx(loss, abs=2e-6)
     assert metrics["test_accuracy"] == pytest.approx(accuracy, abs=1e-6)
     answers = network.predict(images, verbose=0).argmax(axis=1)
-    lines = list(csv.DictReader(Path("plots/confusion.csv").read_text("utf-8").splitlines()))
-    names = list(metrics["per_class"])
-    assert [line["predicted"] for line in lines] == [names[number] for number in answers]
-    assert list(metrics["train_examples"]) == ["0", "3"]
+    names = [row["class"] for row in rows(stage.CLASSES)]
+    assert [row["predicted"] for row in rows(stage.CONFUSION)] == [names[it] for it in answers]
+    assert [row["image"] for row in rows(stage.EXAMPLES)] == ["0", "3"]
     expected = f"evaluate: {TEST} test images, test_loss {loss:.4f}, test_accuracy {accuracy:.4f}"
     assert capsys.readouterr().out == f"{expected}; pictures in plots/\n"
     before = snapshot(work)
@@ -104,7 +146,7 @@ def test_main_draws_a_network_of_two_layers_and_no_examples(work: Path) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(values))
     stage.main()
     metrics = json.loads(stage.METRICS.read_text())
-    assert "train_examples" not in metrics
+    assert rows(stage.EXAMPLES) == []
     predicted = network.predict(np.load("data/prepared/test_images.npy"), verbose=0)
     squares = (predicted - np.load("data/prepared/test_labels.npy")) ** 2
     assert metrics["test_loss"] == pytest.approx(squares.mean(), abs=2e-6)

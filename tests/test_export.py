@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from fashion_mlp.export.graph import plain_graph, uint8_graph
 from stages import export as stage
-from stages import train
+from stages import preprocess, train
 from tests.conftest import CLASSES, HEIGHT, TEST, TRAIN, WIDTH, Data, small_values, snapshot
 from tests.oracle import DEPTHS, make_layers
 
@@ -102,6 +102,21 @@ def test_main_writes_models_that_answer_as_keras_does(
     before = snapshot(work)
     stage.main()
     assert snapshot(work) == before
+
+
+def test_main_names_the_validation_accuracy_while_images_are_held_out(
+    work: Path, data: Data
+) -> None:
+    values = small_values(data, **{"preprocess.validation_images": 60})
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    preprocess.main()
+    train.main()
+    stage.main()
+    last = Path("plots/history.csv").read_text().split(",")[-1].strip()
+    known = {prop.key: prop.value for prop in onnx.load(stage.ONNX).metadata_props}
+    assert float(known["validation_accuracy"]) == pytest.approx(float(last), abs=1e-6)
+    assert "test_accuracy" not in known
+    assert json.loads(stage.METRICS.read_text())["images"] == TRAIN + TEST
 
 
 def change(tensor: onnx.TensorProto, to: Callable[[np.float32], Any]) -> None:

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from pipeline.files import sha256
 from pipeline.params import File, Source
 from stages.fetch import fetch
 from tests.conftest import Data, snapshot
-from tests.server import Answer, Server, body, redirect, reset, stall, status, unmeasured
+from tests.server import Answer, Server, body, drip, redirect, reset, stall, status, unmeasured
 
 FIRST = "train-images-idx3-ubyte"  # the file that is asked for first
 TIMEOUT = 0.5
@@ -56,6 +57,8 @@ FAULTS: dict[str, tuple[Callable[[bytes, bytes], Answer], str]] = {
         "expected {size:,} bytes, got more",
     ),
     "a body that does not end": (lambda *_: body(bytes(1 << 24)), "bytes at most, got more"),
+    "a byte at a time for ever": (lambda *_: drip(), "slower than 10,000 bytes a second"),
+    "an answer that never begins": (lambda *_: drip(b""), "slower than 10,000 bytes a second"),
     "a stall": (lambda archive, _: stall(archive), "Read timed out."),
     "a redirect loop": (lambda *_: redirect(f"/bad/{FIRST}.gz"), "Exceeded 30 redirects."),
     "a redirect to nowhere": (lambda *_: redirect("http://127.0.0.1:1/"), "Connection refused"),
@@ -84,11 +87,10 @@ def test_fetch_of_a_bad_download_says_why_and_tries_the_next_source(
     assert line.startswith(f"  - {bad.url}: {FIRST}.gz: ")
     assert reason in line
     assert remedy.startswith("What to do: put the files")
-    assert list(raw.parent.iterdir()) == []
+    assert list(raw.iterdir()) == []
 
     fetch([bad, good], data.files, TIMEOUT, raw)
     assert snapshot(raw.parent) == {f"raw/{name}": data.contents[name] for name in data.contents}
-    assert list(raw.parent.iterdir()) == [raw]
     assert capsys.readouterr().out.endswith(f"verified, from {good.url}\n")
 
 
@@ -143,6 +145,27 @@ def test_fetch_takes_a_local_folder(
     assert snapshot(raw) == dict(sorted(data.contents.items()))
 
 
+# Of data sets as they come.
+LAYOUTS = ("{name}", "raw/{name}", "{name}/{name}", "one/{dotted}", "{dotted}.gz")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fetch_knows_a_local_file_by_its_content(
+    layout: str, data: Data, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the home folder, by a literal tilde; beside files of the same name of another data set."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MY_DATA", "~/mine")
+    for name, content in data.contents.items():
+        other = tmp_path / "mine/another data set" / name
+        path = tmp_path / "mine" / layout.format(name=name, dotted=name.replace("-idx", ".idx"))
+        for one, text in ((other, b"other"), (path, content)):
+            one.parent.mkdir(parents=True, exist_ok=True)
+            one.write_bytes(gzip.compress(text) if one.suffix == ".gz" else text)
+    fetch([Source(environment="MY_DATA")], data.files, TIMEOUT, raw)
+    assert snapshot(raw) == dict(sorted(data.contents.items()))
+
+
 @pytest.mark.parametrize("fault", ["broken gzip", "Input/output error"])
 def test_fetch_goes_on_from_a_local_file_that_is_broken(
     fault: str,
@@ -164,11 +187,19 @@ def test_fetch_goes_on_from_a_local_file_that_is_broken(
     assert fault in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system to write to")
+def test_fetch_fills_a_folder_of_another_file_system(data: Data, raw: Path, tmp_path: Path) -> None:
+    raw.parent.mkdir()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        raw.symlink_to(other)
+        fetch([Source(folder=str(data.write(tmp_path / "mine")))], data.files, TIMEOUT, raw)
+        assert snapshot(Path(other)) == dict(sorted(data.contents.items()))
+
+
 def test_fetch_removes_what_a_killed_run_left(data: Data, raw: Path, tmp_path: Path) -> None:
-    left = raw.parent / ".fetch-killed"
-    data.write(left)
+    data.write(raw / ".fetch-killed")
     fetch([Source(folder=str(data.write(tmp_path / "mine")))], data.files, TIMEOUT, raw)
-    assert list(raw.parent.iterdir()) == [raw]
+    assert snapshot(raw) == dict(sorted(data.contents.items()))
 
 
 def test_fetch_says_which_system_has_no_apt(
@@ -193,7 +224,7 @@ def test_fetch_says_why_apt_could_not(
     line = str(error.value).splitlines()[1]
     assert "Unable to locate package dataset-fashion-mnist; Failed to fetch http" in line
     assert "Connection refused" in line or "Unable to connect" in line
-    assert list(raw.parent.iterdir()) == []
+    assert list(raw.iterdir()) == []
 
 
 FASHION_MNIST = {
@@ -228,5 +259,4 @@ def test_fetch_brings_the_real_data_from_debian(raw: Path) -> None:
         path.name: File(bytes=path.stat().st_size, sha256=sha256(path)) for path in raw.iterdir()
     }
     assert found == wanted
-    assert list(raw.parent.iterdir()) == [raw]
     assert times(Path("/var/lib/apt")) == before  # the system's own lists are untouched

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_guarded_refuses_what_was_edited_meanwhile(
 ) -> None:
     with pytest.raises(ValueError, match=named), guarded("train"):
         Path(path).write_text(content)
+
+
+@pytest.mark.parametrize("year", [1975, 2108])
+def test_guarded_refuses_a_clock_that_no_zip_file_knows(
+    year: int, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "localtime", lambda: time.struct_time([year, *[1] * 8]))
+    with pytest.raises(ValueError, match=r"this machine's clock says .*; set it"):
+        guarded("train").__enter__()
 
 
 def test_guarded_lets_other_sections_change(project: Path) -> None:

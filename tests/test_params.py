@@ -119,6 +119,16 @@ def test_check_params_says_key_value_and_what_is_allowed(
     assert fault(edited(VALUES, {key: value})) == f"params.yaml: {message}"
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\x1b[2J", "a\nb"])
+def test_check_params_refuses_a_class_name_that_a_spreadsheet_or_a_terminal_would_run(
+    name: str,
+) -> None:
+    for language in ("en", "ru"):
+        text = fault(edited(VALUES, {f"dataset.class_names.{language}": [name, *"abcdefghi"]}))
+        allowed = "a name of printable letters that does not begin with =, +, - or @"
+        assert text == f"params.yaml: dataset.class_names.{language}.0: {allowed}; got {name!r}"
+
+
 def test_check_params_names_every_fault_in_a_line_of_its_own() -> None:
     values = edited(VALUES, {"train.epochs": 0, "evaluate.language": "de"})
     del values["preprocess"]
@@ -171,6 +181,7 @@ def test_check_params_refuses_a_source_of_no_kind_or_two(source: dict[str, str])
             {"en": ["a", "a"], "ru": ["а", "б"]},
             "dataset.class_names: en names a class twice: ['a', 'a']",
         ),
+        ({}, "dataset.class_names: needs names in one language: en or ru"),
     ],
 )
 def test_check_params_refuses_class_names_that_do_not_fit(classes: Any, message: str) -> None:
@@ -201,6 +212,8 @@ def test_check_params_names_a_key_that_is_missing(path: tuple[str | int, ...]) -
     text = fault(values)
     if path[:2] == ("gate", "tolerances") and len(path) == 3:
         assert text is None  # any metric may have a tolerance, none must
+    elif path[:2] == ("dataset", "class_names") and len(path) == 3:
+        assert text is None  # one language is enough
     elif path[:2] in {("fetch", "sources"), ("fetch", "files")} and len(path) in (3, 4):
         # A source may be of another kind without the key.
         assert text is None if path[-1] == "debian_package" else text is not None
@@ -247,7 +260,10 @@ def test_check_params_refuses_a_wrong_type_wherever_it_stands(
     path: tuple[str | int, ...], value: Any
 ) -> None:
     text = fault(changed(path, value))
-    optional = value is None and path[:2] == ("fetch", "sources") and len(path) == 4
+    optional = value is None and (
+        (path[:2] == ("fetch", "sources") and len(path) == 4)
+        or (path[:2] == ("dataset", "class_names") and len(path) == 3)
+    )
     may_be_empty = (("evaluate", "examples"), ("train", "hidden_units"))
     if (value == [] and path in may_be_empty) or (value == {} and path == ("gate", "tolerances")):
         assert text is None

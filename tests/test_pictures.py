@@ -39,6 +39,7 @@ def draw_all(
     names: list[str] | None = None,
     images: int = 60,
     units: Sequence[int] = (8,),
+    epochs: int = 101,
 ) -> dict[str, bytes]:
     """Draw every picture of made-up data; return the files' bytes by name."""
     names = names or NAMES[language]
@@ -51,7 +52,7 @@ def draw_all(
     bins = charts.Bins(*(np.arange(5.0) / scale for scale in (0.01, 5, 6)))
     first = some(1, shape, classes)
     log = {
-        key: [0.5, 0.4, 0.3]
+        key: np.geomspace(0.5, 0.3, epochs).tolist()
         for key in ("loss", "accuracy", "validation_loss", "validation_accuracy")
     }
     level = {"loss": 0.4, "accuracy": 0.5}
@@ -61,12 +62,12 @@ def draw_all(
 
     grids.contact_grid(path("sheet"), language, shown.images, shown.labels, names)
     grids.answers(path("answers"), language, shown, names)
-    grids.mistakes(path("mistakes"), language, shown, names)
+    grids.mistakes(path("mistakes"), language, shown, names, "test")
     charts.first_image(path("first"), language, first, names, {0: 0.1})
     grids.averages(path("averages"), language, shown.images[:classes], names)
     grids.hidden_units(path("units"), language, kernels, shape, names)
-    charts.confusion(path("confusion"), language, counts, names)
-    charts.reliability(path("reliability"), language, bins)
+    charts.confusion(path("confusion"), language, counts, names, "validation")
+    charts.reliability(path("reliability"), language, bins, "test")
     charts.history(path("history"), language, log, level, paper.LAST_EPOCHS, 0.98)
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
@@ -112,12 +113,24 @@ def test_pictures_take_other_data_and_any_depth(
     tmp_path: Path, shape: tuple[int, int], classes: int, images: int, units: list[int]
 ) -> None:
     names = [rf"$\frac {number} {'long ' * 9}$" for number in range(classes)]
-    assert len(draw_all(tmp_path, "en", shape, names, images, units)) == 9
+    assert len(draw_all(tmp_path, "en", shape, names, images, units, epochs=3)) == 9
+
+
+@pytest.mark.parametrize(("epochs", "fits"), [(3, False), (99, False), (100, True), (400, True)])
+def test_history_draws_the_paper_and_its_claim_only_where_its_epochs_fit(
+    tmp_path: Path, epochs: int, fits: bool
+) -> None:
+    log = {"loss": epochs * [0.3], "accuracy": epochs * [0.89]}
+    of_paper = (paper.LAST_EPOCHS, paper.CLAIMED_ACCURACY)
+    charts.history(tmp_path / "a.png", "en", log, {}, *of_paper)
+    charts.history(tmp_path / "b.png", "en", log, {}, (), None)
+    same = (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert same is not fits
 
 
 def test_mistakes_and_answers_say_when_there_are_none(tmp_path: Path) -> None:
     none = some(0, (28, 28), 3)
-    grids.mistakes(tmp_path / "mistakes.png", "ru", none, NAMES["ru"])
+    grids.mistakes(tmp_path / "mistakes.png", "ru", none, NAMES["ru"], "test")
     grids.answers(tmp_path / "answers.png", "ru", none, NAMES["ru"])
     for name in ("mistakes", "answers"):
         with Image.open(tmp_path / f"{name}.png") as image:
@@ -130,8 +143,8 @@ def test_mistakes_ignore_the_last_bits_of_probabilities(tmp_path: Path) -> None:
     equal = np.full((40, 2), [0.625, 0.375], np.float32)
     noise = np.random.default_rng(3).integers(-2, 3, (40, 2)) * np.float32(2**-24)
     wrong, noisy = (wrong._replace(probabilities=equal + by) for by in (np.float32(0), noise))
-    grids.mistakes(tmp_path / "a.png", "en", wrong, NAMES["en"])
-    grids.mistakes(tmp_path / "b.png", "en", noisy, NAMES["en"])
+    grids.mistakes(tmp_path / "a.png", "en", wrong, NAMES["en"], "test")
+    grids.mistakes(tmp_path / "b.png", "en", noisy, NAMES["en"], "test")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 

@@ -148,8 +148,12 @@ def test_repro_commits_metrics_and_ignores_data_and_models(clone: Clone) -> None
         "metrics/export.json",
         "plots/history.csv",
         "plots/confusion.csv",
+        "plots/classes.csv",
+        "plots/examples.csv",
     }
-    assert not [name for name in tracked if name.endswith(("ubyte", ".npy", ".keras", ".onnx"))]
+    models = {name for name in tracked if name.startswith("models/")} - {"models/.gitignore"}
+    assert models == {"models/fashion_mlp_exact.onnx", "models/labels.json"}
+    assert not [name for name in tracked if name.endswith(("ubyte", ".npy", ".keras"))]
     assert clone.status() == ""
 
 
@@ -186,7 +190,7 @@ def test_artifacts_get_brings_the_onnx_file(clone: Clone, tmp_path: Path) -> Non
     clone.do("git", "tag", "--annotate", "fashion-mlp@v1.0.0", "--message", "test")
     target = tmp_path / "got.onnx"
     clone.do("dvc", "artifacts", "get", str(clone.folder), "fashion-mlp", "--out", str(target))
-    assert target.read_bytes() == (clone.folder / "models/fashion_mlp.onnx").read_bytes()
+    assert target.read_bytes() == (clone.folder / "models/fashion_mlp_exact.onnx").read_bytes()
     (image,) = onnxruntime.InferenceSession(str(target)).get_inputs()
     assert (image.name, image.shape) == ("image", ["N", 784])
 
@@ -206,8 +210,9 @@ def test_exp_run_sets_every_key_and_proves_two_layers(clone: Clone) -> None:
     assert stages_of(printed) == ["preprocess", "train", "evaluate", "export"]
     assert re.search(r"export: structure: (MatMul -> Add -> \w+( -> )?){3}\n", printed)
     proof = json.loads(clone.read("metrics/export.json"))
-    assert proof["argmax_agreement"] == proof["images"] == 399  # one is held out
-    assert proof["weights_bit_identical"] == 784 * 24 + 24 + 24 * 12 + 12 + 12 * 10 + 10
+    assert proof["argmax_agreement"] == proof["images"] == 400
+    weights = 784 * 24 + 24 + 24 * 12 + 12 + 12 * 10 + 10
+    assert f"weights_bit_identical,{weights}\n" in clone.read("metrics/proof.csv")
     assert "learning_rate: 1e-05" in clone.read("params.yaml")
     trained = yaml.safe_load(clone.read("dvc.lock"))["stages"]["train"]["params"]["params.yaml"]
     assert trained["train"]["hidden_units"] == [24, 12]
@@ -243,6 +248,19 @@ def test_a_stage_refuses_bad_parameters_in_one_line(clone: Clone, name: str) -> 
     assert result.stderr.startswith(f"{stage}: error: {message}")
     assert result.stderr.count("\n") == 1
     clone.restore()
+
+
+def test_what_the_last_line_of_an_error_says_brings_the_results_back(clone: Clone) -> None:
+    before = snapshot(clone.folder / "models") | snapshot(clone.folder / "plots")
+    clone.change_params(**{"train.epochs": 0})
+    result = clone.run("dvc", "repro")
+    assert result.returncode != 0
+    assert not (clone.folder / "models/fashion_mlp.keras").exists()
+    (remedy,) = re.findall(r"^train: .* brings the committed ones back: (.*)$", result.stderr, re.M)
+    clone.do("git", "checkout", "params.yaml")
+    clone.do("bash", "-c", remedy)
+    assert snapshot(clone.folder / "models") | snapshot(clone.folder / "plots") == before
+    assert stages_of(clone.do("dvc", "repro")) == []
 
 
 def test_a_truncated_raw_file_is_refused_and_repro_mends_it(clone: Clone) -> None:
@@ -306,7 +324,7 @@ def test_documented_commands_run(clone: Clone) -> None:
     assert "train.optimizer.config.momentum" in changes
     assert "preprocess.validation_images" in changes
     page = (clone.folder / "dvc_plots/index.html").read_text(encoding="utf-8")
-    for title in ("Loss by epoch", "Accuracy by epoch", "Confusion on the test set"):
+    for title in ("Loss by epoch", "Accuracy by epoch", "Confusion matrix"):
         assert page.count(f'"title": "{title}"') + page.count(f'"text": "{title}"') >= 1
 
 

@@ -177,13 +177,14 @@ def test_main_names_the_others_where_some_are_refused(
     folder = shirt.parent
     (folder / "bad.png").write_text("no picture")
     os.mkfifo(folder / "pipe.png")
-    names = ["bad.png", "missing.png", ".", "pipe.png", "shirt.png"]
+    (folder / "empty/.hidden").mkdir(parents=True)
+    names = ["bad.png", "missing.png", "empty", "pipe.png", "shirt.png"]
     done = run(*(folder / name for name in names), "--model", model, "--language", "ru")
     assert done.stdout == f"{shirt}: г, {answer:.4f}\n"
     assert done.stderr.splitlines() == [
         f"predict: {folder}/bad.png: not a PNG, JPEG, WebP, GIF or BMP picture",
         f"predict: {folder}/missing.png: No such file or directory",
-        f"predict: {folder}: not a file",
+        f"predict: {folder}/empty: no file in this folder",
         f"predict: {folder}/pipe.png: not a file",
     ]
     assert done.returncode == 1
@@ -196,6 +197,86 @@ def test_main_prints_json_with_the_refused_in_it(model: Path, shirt: Path, answe
     assert good["probability"] == pytest.approx(answer, abs=1e-6)
     assert list(good["probabilities"]) == NAMES["en"]
     assert none == {"file": "none.png", "error": "No such file or directory"}
+
+
+def test_main_takes_folders_and_standard_input(model: Path, shirt: Path, answer: float) -> None:
+    folder = shirt.parent / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for place in ("b.png", "deep/a.png", ".hidden.png"):
+        (folder / place).write_bytes(shirt.read_bytes())
+    command = [sys.executable, str(SCRIPT), str(folder), "-", "--model", str(model)]
+    done = subprocess.run(command, input=shirt.read_bytes(), capture_output=True, check=True)
+    assert done.stdout.decode().splitlines() == [
+        f"{name}: d, {answer:.4f}" for name in (folder / "b.png", folder / "deep/a.png", "-")
+    ]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert done.stderr == b"predict: -: the file is empty (0 bytes)\n"
+
+
+def test_main_saves_what_the_network_sees(model: Path, shirt: Path, tmp_path: Path) -> None:
+    save = tmp_path / "seen"
+    assert run(shirt, shirt, "--save", save, "--model", model).returncode == 0
+    assert sorted(path.name for path in save.iterdir()) == ["shirt.png-2.png", "shirt.png.png"]
+    for path in save.iterdir():
+        with Image.open(path) as seen:
+            np.testing.assert_array_equal(np.asarray(seen), picture(shirt.read_bytes(), tmp_path))
+
+
+def test_main_warns_of_a_background_that_is_not_plain(model: Path, tmp_path: Path) -> None:
+    shade = np.linspace(1, 0.8, 300)[None, :, None]  # light from the left
+    shaded = Image.fromarray((np.asarray(photo()) * shade).astype(np.uint8))
+    shaded.save(tmp_path / "shaded.png")
+    photo(noise=5).save(tmp_path / "even.png")
+    done = run(tmp_path / "shaded.png", tmp_path / "even.png", "--json", "--model", model)
+    (line,) = done.stderr.splitlines()
+    assert re.search(r"shaded.png: the background is not plain: \d\d% of the photo's edge", line)
+    assert ["warning" in result for result in json.loads(done.stdout)] == [True, False]
+    assert done.returncode == 0
+
+
+def test_to_picture_of_plain_photos_resizes_and_nothing_else(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (30, 50)).astype(np.uint8)
+    made = predict.to_picture(Image.fromarray(values), (20, 40), "plain")
+    repeated = values.astype(int).repeat(20, axis=0).repeat(40, axis=1)
+    sums = repeated.reshape(20, 30, 40, 50).sum(axis=(1, 3))
+    np.testing.assert_array_equal(made, np.floor(sums / values.size + 0.5))
+    with pytest.raises(ValueError, match="all of one colour"):
+        predict.to_picture(Image.new("L", (30, 50), 7), (20, 40), "plain")
+
+
+@pytest.mark.parametrize("photos", ["trimmed", "plain", "other"])
+def test_network_says_what_is_done_to_photos(photos: str, model: Path) -> None:
+    network = onnx.load(model)
+    network.metadata_props.add(key="photos", value=photos)
+    onnx.save(network, model)
+    if photos == "other":
+        with pytest.raises(ValueError, match="expected trimmed or plain photos, got 'other'"):
+            predict.Network(model)
+    else:
+        assert predict.Network(model).photos == photos
+
+
+def test_network_takes_bytes_where_the_model_does(model: Path, shirt: Path) -> None:
+    network = onnx.load(model)
+    network.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    network.graph.input[0].name = "bytes"
+    network.graph.node.insert(0, onnx.helper.make_node("Cast", ["bytes"], ["image"], to=1))
+    (kernel,) = network.graph.initializer
+    kernel.CopyFrom(
+        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(kernel) / 255, "kernel")
+    )
+    onnx.save(network, model.with_name("bytes.onnx"))
+    seen = picture(shirt.read_bytes(), shirt.parent).astype(np.uint8)
+    paths = (model, model.with_name("bytes.onnx"))
+    scaled, unscaled = (predict.Network(path).predict(seen) for path in paths)
+    np.testing.assert_allclose(scaled, unscaled, rtol=1e-5)
+
+
+def test_main_says_which_package_is_missing(shirt: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-S", str(SCRIPT), str(shirt)]  # without installed packages
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={})
+    assert done.returncode == 2
+    assert done.stderr == "predict: no numpy; pip install onnxruntime pillow numpy\n"
 
 
 def test_main_takes_a_file_name_that_is_no_text(model: Path, shirt: Path, answer: float) -> None:
@@ -232,7 +313,8 @@ def test_main_refuses_another_model_or_language(model: Path) -> None:
     network.metadata_props[1].value = "[32, 32]"
     onnx.save(network, model)
     done = run("photo.png", "--model", model)
-    assert "expected tensor(float) [N, 1024] → [N, 10], got tensor(float) ['N', 784]" in done.stderr
+    expected = "expected tensor(float) or tensor(uint8) [N, 1024] → probabilities [N, 10], got "
+    assert f"{expected}tensor(float) ['N', 784]" in done.stderr
     onnx.helper.set_model_props(network, {})
     onnx.save(network, model)
     done = run("photo.png", "--model", model)
@@ -240,5 +322,5 @@ def test_main_refuses_another_model_or_language(model: Path) -> None:
 
 
 def test_predict_imports_nothing_of_ours_and_no_tensorflow() -> None:
-    modules = re.findall(r"^(?:from|import) (\w+)", SCRIPT.read_text(encoding="utf-8"), re.M)
+    modules = re.findall(r"^ *(?:from|import) (\w+)", SCRIPT.read_text(encoding="utf-8"), re.M)
     assert set(modules) - sys.stdlib_module_names == {"numpy", "onnxruntime", "PIL"}

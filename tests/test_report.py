@@ -85,8 +85,10 @@ def test_build_escapes_what_it_shows(root: Path) -> None:
     names = {"en": [evil, "b"], "ru": [evil, "b"]}
     train = {"hidden_units": [], evil: evil}
     edit_params(root, dataset=DATASET | {"name": evil, "class_names": names}, train=train)
-    edit_json(root / "metrics/evaluate.json", per_class={evil: {evil: 0.5}}, **{evil: evil})
-    edit_json(root / "metrics/export.json", **{evil: {evil: evil}})
+    edit_json(root / "metrics/evaluate.json", **{evil: evil})
+    quoted = '"' + evil.replace('"', '""') + '"'
+    (root / "plots/classes.csv").write_text(f"class,{quoted}\n{quoted},0.5\n")
+    (root / "metrics/proof.csv").write_text(f"check,value\n{quoted},{quoted}\n")
     parsed = Parsed(report.build(root))
     assert parsed.text.count(evil) >= 7
     assert not [1 for tag, attributes in parsed.tags if tag == "script" or "onerror" in attributes]
@@ -95,22 +97,22 @@ def test_build_escapes_what_it_shows(root: Path) -> None:
 def test_build_takes_other_data_and_layers_and_leaves_the_paper_out(root: Path) -> None:
     train = {"hidden_units": [256, 128]}
     edit_params(root, dataset=DATASET | {"name": "KMNIST"}, train=train)
-    values = json.loads((root / "metrics/evaluate.json").read_text())
-    del values["train_examples"]
-    (root / "metrics/evaluate.json").write_text(json.dumps(values))
+    (root / "plots/examples.csv").write_text("image,class,name,probability\n")
+    (root / "metrics/evaluate.json").write_text(json.dumps({"validation_accuracy": 0.75}))
     page = report.build(root)
     assert "The paper's numbers are of other data than these." in page
     assert "89.36" not in page
     assert "(784-256-128-10)" in page
+    assert "<b>0.7500</b>validation accuracy" in page
 
 
 def test_build_shows_any_proof_and_the_runtimes(root: Path) -> None:
-    (root / "metrics/export.json").write_text('{"level 3": {"worst": {"ulp": 7}, "passed": true}}')
+    (root / "metrics/proof.csv").write_text("check,value\nworst_ulp,7\n")
     (root / "consumers").mkdir()
     runtimes = {"node": {"version": "1.3"}, "c": {"max_difference": 3e-6}}
     (root / report.CONFORMANCE).write_text(json.dumps({"images": 10000, "runtimes": runtimes}))
     text = Parsed(report.build(root)).text
-    assert "level 3.worst.ulp 7 level 3.passed yes" in text
+    assert "check value worst_ulp 7" in text
     assert "runtime version max difference node 1.3 – c – 3e-06" in text
     assert "images 10,000" in text
 
@@ -122,6 +124,7 @@ def test_build_shows_any_proof_and_the_runtimes(root: Path) -> None:
         ("dvc.lock", "a: [", "dvc.lock is damaged (while parsing"),
         ("dvc.lock", "stages: {fetch: {}}", "has no run of preprocess, train, evaluate, export"),
         ("metrics/export.json", "{", "metrics/export.json is damaged (Expecting property name"),
+        ("plots/classes.csv", None, "plots/classes.csv is missing; `make` writes it"),
         ("plots/mistakes.png", None, "plots/mistakes.png is missing; `make` draws it"),
     ],
 )
@@ -171,6 +174,23 @@ def test_report_fits_the_screen_and_shows_every_picture(
     assert min(sizes) > 800
     ink = page.evaluate("getComputedStyle(document.body).color")
     assert (int(ink.removeprefix("rgb(").split(",")[0]) < 60) == (scheme == "light")
+
+
+@pytest.mark.web
+@pytest.mark.parametrize("width", [1280, 390])
+def test_dvc_plots_diff_shows_both_pictures_whole(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    command = ["dvc", "plots", "diff", "HEAD", "HEAD~1", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    page = open_offline(browser, tmp_path / "index.html", width)
+    boxes = page.evaluate(
+        "[...document.images].map(it => [it.getBoundingClientRect().right, it.offsetTop])"
+    )
+    assert len(boxes) == 18
+    assert max(right for right, _ in boxes) < width
+    first = page.evaluate("document.querySelector('#plots_history_png').offsetTop")
+    assert min(top for _, top in boxes) == pytest.approx(first, abs=120)
 
 
 @pytest.mark.web

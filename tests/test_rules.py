@@ -33,7 +33,8 @@ KEEPERS = {"checkpoint.py", "guard.py"}
 
 # Declared dependencies that nothing imports: programs, plugins, and stubs that mypy reads.
 PROGRAMS = {
-    "cogapp", "dvc-s3", "dvc-ssh", "flask", "flask-cors", "mypy", "pytest-xdist",
+    "cogapp", "dvc-s3", "dvc-ssh", "flask", "flask-cors", "model-signing", "mypy", "pyopenssl",
+    "pytest-xdist",
     "ruamel-yaml-clib", "ruff", "types-psutil", "types-pyyaml", "types-requests", "types-tabulate",
     "types-tqdm", "uv",
 }  # fmt: skip
@@ -140,8 +141,9 @@ def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 # Calls that make a value and do nothing else.
 VALUES = (
-    r"(Path|Path\(__file__\)\.resolve|Annotated|BeforeValidator|Field|ConfigDict|frozenset"
-    r"|re\.compile|np\.\w+|reprlib\.Repr|float|LinearSegmentedColormap\.from_list|Epoch|Activation|Precision)"
+    r"(Path|Path\(__file__\)\.resolve|Annotated|BeforeValidator|AfterValidator|Field|ConfigDict"
+    r"|frozenset|re\.compile|np\.\w+|reprlib\.Repr|float|LinearSegmentedColormap\.from_list|Epoch"
+    r"|Activation|Precision)"
 )
 
 
@@ -168,7 +170,8 @@ def test_dvc_yaml_lists_exactly_the_modules_that_decide_a_stages_result(stage: s
     assert listed == {name for name in found if not name.startswith("pipeline/")}
 
 
-PROPERTIES = {"pixels": "image_shape"}  # of a section, and the value that each is of
+PROPERTIES = {"pixels": "image_shape", "names": "class_names"}  # of a section: what each is of
+OF_ALL = {".measured": {"evaluate.test", "preprocess.validation_images"}}  # and what each reads
 
 
 def as_key(names: str) -> str:
@@ -194,7 +197,9 @@ def parameters(stage: str) -> set[str]:
     ]
     code = "\n".join(functions)
     (prefix,) = re.findall(r"params = load_params\(\)((?:\.\w+)*)", code)
-    return {as_key(prefix + names) for names in re.findall(r"\bparams((?:\.\w+)+)", code)} - {""}
+    read = re.findall(r"\bparams((?:\.\w+)+)", code)
+    keys = (OF_ALL.get(names) or {as_key(prefix + names)} for names in read)
+    return set().union(*keys) - {""}
 
 
 # The content's hash decides, wherever it came from and however long that took.

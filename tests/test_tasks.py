@@ -20,6 +20,7 @@ import yaml
 from pipeline.params import PARAMS_FILE, Train, check_params
 from tasks.presets import apply, assign
 from tasks.repair import is_dvc
+from tests.conftest import edited
 from tests.tiny import ROOT, Tiny
 
 
@@ -51,6 +52,41 @@ def test_make_again_runs_nothing_and_reads_no_output_again(tiny: Tiny) -> None:
     assert output.startswith("make: dvc repro\n")
     assert (tiny.folder / ".run/verified.json").stat().st_mtime_ns == seen
     assert tiny.do("git", "status", "--porcelain") == ""
+
+
+WRONG = {
+    "train.epochs": (0, "train.epochs: input should be greater than or equal to 1; got 0"),
+    "train.epoch": (3, "train.epoch is unknown (value 3)"),
+    "train.optimizer.config.momentun": (0.9, "train.optimizer.config.momentun is unknown"),
+    "train.optimizer.class_name": ("Sgd", "train.optimizer.class_name: expected one of Adadelta,"),
+    "preprocess.validation_images": (
+        60000, "preprocess.validation_images: must be below 60,000, the number of training images"
+    ),
+    "evaluate.examples": ([60000], "evaluate.examples: [60000] must be below 60,000"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_wrong_value_is_refused_before_dvc_removes_anything(tiny: Tiny, key: str) -> None:
+    shutil.copytree(ROOT / "fashion_mlp", tiny.folder / "fashion_mlp", dirs_exist_ok=True)
+    good, (value, says) = tiny.results(), WRONG[key]
+    values = yaml.safe_load((tiny.folder / "params.yaml").read_text())
+    wrong = edited(values, {key: value})
+    (tiny.folder / "params.yaml").write_text(yaml.safe_dump(wrong, allow_unicode=True))
+    status, output = tiny.run("make")
+    assert status != 0
+    assert output.startswith(f"make: params.yaml: {says}")
+    assert output.splitlines()[0].endswith("; nothing was run")
+    assert tiny.results() == good
+
+
+def test_make_ends_with_what_was_made_and_what_is_next(tiny: Tiny) -> None:
+    for name, text in (("metrics/a.json", '{"test_accuracy": 0.86861}'), ("models/a.onnx", "")):
+        (tiny.folder / name).parent.mkdir(exist_ok=True)
+        (tiny.folder / name).write_text(text)
+    made, following = tiny.do("make").splitlines()[-2:]
+    assert made == "make: test_accuracy 0.8686, models/a.onnx, pictures in plots/"
+    assert following.startswith("make: next: `make report`")
 
 
 def test_a_damaged_cache_object_does_not_replace_a_fresh_output(tiny: Tiny) -> None:
@@ -112,7 +148,7 @@ STATES = {
     "folders": (
         folder,
         (".dvc/tmp/rwlock", ".dvc/tmp/rwlock.lock", "dvc.lock", DATABASES, ".run/lock",
-         ".run/verified.json"),
+         ".run/checkpoint", ".run/by_hand.json", ".run/verified.json"),
     ),
 }  # fmt: skip
 
@@ -133,6 +169,45 @@ def test_make_goes_on_from_damaged_state(tiny: Tiny, name: str) -> None:
     for path in paths:
         assert not path.exists() or path.is_file()
         assert not path.is_file() or not path.read_bytes().endswith(b"{garbage")
+
+
+def test_make_goes_on_where_a_file_lies_in_place_of_a_folder(tiny: Tiny) -> None:
+    good = tiny.results()
+    for name in (".dvc/tmp", ".dvc/cache/files/md5", ".dvc/cache/runs", ".run/dvc/repo"):
+        shutil.rmtree(tiny.folder / name)
+        (tiny.folder / name).touch()
+    (tiny.folder / "models/model").unlink()
+    output = tiny.do("make")
+    assert output.count(": a file in place of a folder") == 4
+    assert tiny.results() == good
+
+
+def test_a_lock_that_is_a_folder_of_somebodys_is_left_alone(tiny: Tiny) -> None:
+    (tiny.folder / "dvc.lock").unlink()
+    (tiny.folder / "dvc.lock/mine").mkdir(parents=True)
+    status, output = tiny.run("make")
+    assert "heal: error: dvc.lock: Directory not empty; remove what lies there\n" in output
+    assert (status, (tiny.folder / "dvc.lock/mine").is_dir()) == (2, True)
+
+
+def test_garbage_in_dvc_yaml_costs_nothing_and_is_named(tiny: Tiny) -> None:
+    lock = (tiny.folder / "dvc.lock").read_bytes() + b"# mine\n"
+    (tiny.folder / "dvc.lock").write_bytes(lock)
+    (tiny.folder / "dvc.yaml").write_text("garbage")
+    status, output = tiny.run("make")
+    says = "make: not as committed: dvc.yaml; `git checkout HEAD -- dvc.yaml` brings it back\n"
+    assert (status, says in output, "Traceback" in output) == (2, True, False)
+    assert (tiny.folder / "dvc.lock").read_bytes() == lock
+
+
+def test_no_shell_option_and_no_locale_gets_into_a_stage(tiny: Tiny, tmp_path: Path) -> None:
+    good = tiny.results()
+    tiny.make_stale()
+    (tmp_path / "sh").symlink_to(str(shutil.which("bash")))  # which takes SHELLOPTS, unlike dash
+    path = f"{tmp_path}{os.pathsep}{tiny.environment['PATH']}"
+    output = tiny.do("make", PATH=path, SHELL="/nowhere", SHELLOPTS="noexec", LC_ALL="C")
+    assert "Running stage 'train'" in output
+    assert tiny.results() == good
 
 
 def test_make_goes_on_after_dvc_was_killed_and_nobody_reaped_it(tiny: Tiny) -> None:
@@ -356,3 +431,23 @@ def test_a_database_that_is_in_use_is_whole(tmp_path: Path) -> None:
         assert is_database(path)
     garbage(path)
     assert not is_database(path)
+
+
+def test_experiments_travel_between_two_clones(tiny: Tiny, tmp_path: Path) -> None:
+    """What docs/sharing.md says of a sweep, word by word but for the address."""
+    dvc, shared = str(Path(sys.executable).with_name("dvc")), tmp_path / "shared.git"
+    tiny.do(dvc, "remote", "add", "--default", "team", str(tmp_path / "remote"))
+    tiny.commit()
+    tiny.do("git", "clone", "--quiet", "--bare", str(tiny.folder), str(shared))
+    tiny.do("git", "remote", "add", "origin", str(shared))
+    tiny.do("make", "recipe", "NAME=quick", "SEED=1")
+    tiny.do(dvc, "exp", "push", "origin", "quick-seed1")
+    other = Tiny(tmp_path)
+    tiny.do("git", "clone", "--quiet", str(shared), str(other.folder))
+    other.environment = tiny.environment
+    assert "quick-seed1" in other.do(dvc, "exp", "list", "origin")
+    other.do(dvc, "exp", "pull", "origin", "quick-seed1")
+    assert "[quick-seed1]" in other.do(dvc, "exp", "show", "--md")
+    other.do(dvc, "exp", "apply", "quick-seed1")
+    assert (other.folder / "models/model").is_file()
+    assert other.metric() == {"epochs": 3}

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from fashion_mlp.data.arrays import Split, load_split
+from fashion_mlp.paths import HISTORY
 from pipeline.checkpoint import Checkpoint
 from pipeline.params import Train
 from stages import preprocess
@@ -307,17 +308,35 @@ def test_main_writes_model_metrics_and_history(work: Path, data: Data) -> None:
     stage.main()
     header, *lines = Path("plots/history.csv").read_text().splitlines()
     assert header == "epoch,loss,accuracy,validation_loss,validation_accuracy"
+    last = [float(value) for value in lines[1].split(",")]
     metrics = json.loads(Path("metrics/train.json").read_text())
-    assert list(metrics) == [
-        "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"
-    ]  # fmt: skip
-    assert [2, *metrics.values()] == [float(value) for value in lines[1].split(",")]
+    assert metrics == {"train_loss": last[1], "train_accuracy": last[2]}
     network = keras.models.load_model("models/fashion_mlp.keras")
     assert [layer.units for layer in network.layers] == [16, 8, CLASSES]
     held_out = load_split("validation", PIXELS, CLASSES)
     measured = network.evaluate(np.array(held_out.images), np.array(held_out.labels), verbose=0)
-    assert measured == pytest.approx([*metrics.values()][2:], abs=2e-6)
+    assert measured == pytest.approx(last[3:], abs=2e-6)
     assert not Path(".run/checkpoint").exists()
+
+
+def test_the_log_grows_with_each_epoch_and_is_the_old_one_after_a_failure(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen, write = snapshot(work), [], stage.write_history
+
+    def stop(history: Any) -> None:
+        write(history)
+        seen.append(HISTORY.read_text().splitlines()[-1])
+        if len(seen) == 2:
+            raise OSError("no space left")
+
+    monkeypatch.setattr(stage, "write_history", stop)
+    with pytest.raises(OSError, match="no space left"):
+        stage.main()
+    assert [line.split(",")[0] for line in seen] == ["1", "2"]
+    assert seen[1].endswith(",,")  # nothing is held out
+    Path(".run/checkpoint").unlink()
+    assert snapshot(work) == before
 
 
 def test_main_that_ends_in_no_number_keeps_the_old_model(work: Path, data: Data) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from consumers.python import predict
 from tests.photos import all_photos, encoded, odd_photos, photo, refused_photos
@@ -89,25 +90,29 @@ def bare(browser: Browser, address: str) -> Iterator[Page]:
     page.close()
 
 
-def decode(page: Page, data: bytes, shape: Sequence[int] = (28, 28)) -> dict[str, Any]:
-    """Let the page's worker read a photo: {picture} or {refused}."""
+def decode(
+    page: Page, data: bytes, shape: Sequence[int] = (28, 28), photos: str = "trimmed"
+) -> dict[str, Any]:
+    """Let the page's worker read a photo: {picture, edge} or {refused}."""
     answer: dict[str, Any] = page.evaluate(
-        """async ([data, shape]) => {
+        """async ([data, shape, photos]) => {
           const file = new Blob([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))]);
           const answer = new Promise((done) => (worker.onmessage = (event) => done(event.data)));
-          worker.postMessage({ id: 1, file, shape });
-          const { picture, refused } = await answer;
-          return { picture: picture && [...picture], refused };
+          worker.postMessage({ id: 1, file, shape, photos });
+          const { picture, edge, refused } = await answer;
+          return { picture: picture && [...picture], edge, refused };
         }""",
-        [base64.b64encode(data).decode(), shape],
+        [base64.b64encode(data).decode(), shape, photos],
     )
     return answer
 
 
-def expected(data: bytes, folder: Path, shape: tuple[int, int] = (28, 28)) -> np.ndarray:
+def expected(
+    data: bytes, folder: Path, shape: tuple[int, int] = (28, 28), photos: str = "trimmed"
+) -> np.ndarray:
     """Read a photo by predict.py: int64 of a shape."""
     (folder / "photo").write_bytes(data)
-    return predict.to_picture(predict.read_photo(folder / "photo"), shape).astype(np.int64)
+    return predict.to_picture(predict.read_photo(folder / "photo"), shape, photos).astype(np.int64)
 
 
 def choose(page: Page, data: bytes, name: str = "photo.png") -> None:
@@ -136,7 +141,12 @@ def hand_over(page: Page, event: str, data: bytes | None) -> None:
 
 
 def seen(page: Page) -> np.ndarray:
-    """Read the 28×28 picture that the page shows."""
+    """Read the 28×28 picture that the page shows, its grey values."""
+    return canvas(page)[..., 0]
+
+
+def canvas(page: Page) -> np.ndarray:
+    """Read the picture as RGBA (28, 28, 4)."""
     data = page.evaluate(
         """() => {
           const copy = new OffscreenCanvas(28, 28).getContext("2d");
@@ -144,7 +154,7 @@ def seen(page: Page) -> np.ndarray:
           return [...copy.getImageData(0, 0, 28, 28).data];
         }"""
     )
-    return np.array(data).reshape(28, 28, 4)[..., 0]
+    return np.array(data).reshape(28, 28, 4)
 
 
 def shares(page: Page) -> np.ndarray:
@@ -167,23 +177,31 @@ def test_decode_sees_what_predict_sees(
     for name, data in photos().items():
         answer = decode(bare, data)
         try:
-            picture = expected(data, tmp_path)
+            (tmp_path / "photo").write_bytes(data)
+            picture, edge = predict.see(predict.read_photo(tmp_path / "photo"), (28, 28), "trimmed")
         except ValueError as error:
             if not answer["refused"]:
                 differing[name] = f"refused by predict.py: {error}"
             continue
         if answer["refused"]:
             differing[name] = f"refused by the page: {answer['refused']['code']}"
-        elif (distance := abs(np.reshape(answer["picture"], (28, 28)) - picture).max()) > 1:
+        elif (
+            distance := abs(np.reshape(answer["picture"], (28, 28)) - picture.astype(int)).max()
+        ) > 1:
             differing[name] = f"{distance} levels apart"
+        elif abs(answer["edge"] - edge) > 0.02:  # a JPEG's pixels may lie a level apart
+            differing[name] = f"edge {answer['edge']} and {edge}"
     assert differing == {}
 
 
+@pytest.mark.parametrize("photos", ["trimmed", "plain"])
 @pytest.mark.parametrize("shape", [(32, 32), (20, 40), (40, 12)])
-def test_decode_fits_other_shapes(shape: tuple[int, int], bare: Page, tmp_path: Path) -> None:
+def test_decode_fits_other_shapes(
+    shape: tuple[int, int], photos: str, bare: Page, tmp_path: Path
+) -> None:
     data = encoded(photo(noise=5))
-    picture = np.reshape(decode(bare, data, shape)["picture"], shape)
-    np.testing.assert_array_equal(picture, expected(data, tmp_path, shape))
+    picture = np.reshape(decode(bare, data, shape, photos)["picture"], shape)
+    np.testing.assert_array_equal(picture, expected(data, tmp_path, shape, photos))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -226,7 +244,7 @@ def test_page_by_keyboard_alone(page: Page) -> None:
     for key, times in [("Space", 1), ("ArrowDown", 20), ("ArrowRight", 8), ("Space", 1)]:
         for _ in range(times):
             page.keyboard.press(key)
-    expect(page.locator("#result")).to_contain_text("%")
+    expect(page.locator("#details")).to_contain_text("network: ")
     assert seen(page).max() > 150
 
 
@@ -271,9 +289,14 @@ def test_page_answers_while_a_photo_of_50_megapixels_is_decoded(page: Page) -> N
 
 def draw(page: Page) -> None:
     page.click("#tab-drawing")
+    scribble(page, OUTLINE)
+
+
+def scribble(page: Page, outline: Sequence[tuple[float, float]]) -> None:
+    """Draw a line through points in 0…1 of the canvas."""
     box = page.locator("#sketch").bounding_box()
     assert box
-    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in OUTLINE]
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in outline]
     page.mouse.move(*points[0])
     page.mouse.down()
     for point in points:
@@ -292,7 +315,7 @@ def test_drawing_is_named_and_undone_without_further_requests(page: Page) -> Non
     assert seen(page).max() == 0
     page.uncheck("#filled")
     draw(page)
-    expect(page.locator("#result")).to_contain_text("%")
+    expect(page.locator("#details")).to_contain_text("network: ")
     assert seen(page)[16, 14] == 0
     page.click("#clear")
     expect(page.locator("#result")).to_have_text("Choose a picture")
@@ -368,11 +391,241 @@ def contrast(*colours: list[int]) -> float:
 
 def test_missing_file_is_named_in_one_line(browser: Browser, address: str) -> None:
     page = browser.new_page(locale="en")
-    page.route("**/fashion_mlp.onnx", lambda route: route.fulfill(status=404))
+    page.route("**/model.onnx", lambda route: route.fulfill(status=404))
     page.goto(address)
-    expect(page.locator("#error")).to_contain_text("The network can't be loaded: ")
-    expect(page.locator("#error")).to_contain_text("`make page`")
+    error = page.locator("#error")
+    expect(error).to_contain_text("The network can't be loaded: /web/vendor/model.onnx: 404")
+    expect(error).to_contain_text("`make page`")
+    page.unroute("**/model.onnx")
+    page.click("#strip button:nth-child(1)")  # the next question tries again
+    expect(page.locator("#result")).to_have_text(re.compile(r"^Ankle boot, "))
     page.close()
+
+
+def test_what_is_asked_while_the_network_loads_is_kept_and_answered(
+    browser: Browser, address: str, tmp_path: Path
+) -> None:
+    held: list[Route] = []
+    page = browser.new_page(locale="en")
+    page.route("**/model.onnx", lambda route: held.append(route))
+    page.goto(address)
+    page.click("#strip button:nth-child(2)")
+    expect(page.locator("#result")).to_have_text("Loading the network…")
+    expect(page.locator("#details")).to_have_text(re.compile(r"^\d+\.\d of \d\d\.\d MB$"))
+    data = encoded(photo(noise=5))
+    choose(page, data)
+    expect(page.locator("#preview")).to_be_visible()
+    np.testing.assert_array_equal(seen(page), expected(data, tmp_path))
+    assert page.get_attribute("html", "data-ready") is None
+    held[0].continue_()
+    expect(page.locator("#details")).to_contain_text("Picture:")
+    np.testing.assert_array_equal(seen(page), expected(data, tmp_path))
+    page.close()
+
+
+def answers() -> np.ndarray:
+    """What the network says of the test pictures that the page shows: (60, 10)."""
+    raw = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8, count=16 + 60 * 784)[16:]
+    return np.array([network(picture) for picture in raw.reshape(60, 784)])
+
+
+def test_undecided_answer_names_both_classes(page: Page) -> None:
+    names = predict.Network(predict.MODEL).names["en"]
+    sure = 0
+    for number, row in enumerate(answers()):
+        first, second = np.argsort(-row)[:2]
+        if row[first] < 2 * row[second]:
+            page.click(f"#strip button:nth-child({number + 1})")
+            expect(page.locator("#result")).to_have_text(f"{names[first]} or {names[second]}")
+            expect(page.locator("#details")).to_contain_text("Undecided: ")
+        elif sure < 5:
+            sure += 1
+            page.click(f"#strip button:nth-child({number + 1})")
+            expect(page.locator("#result")).to_have_text(re.compile(rf"^{names[first]}, [\d.]+%$"))
+
+
+def shaded() -> bytes:
+    """A photo in light from one side: its background is not plain."""
+    shade = np.linspace(1, 0.8, 300)[None, :, None]
+    return encoded(Image.fromarray((np.asarray(photo()) * shade).astype(np.uint8)))
+
+
+def test_odd_photos_and_drawings_get_a_warning_and_no_others(page: Page) -> None:
+    warning = page.locator("#warning")
+    choose(page, shaded())
+    expect(warning).to_have_text(re.compile(r"^The background is not plain: \d\d% of the photo's"))
+    choose(page, encoded(photo(noise=5)))
+    expect(page.locator("#details")).to_contain_text("Picture:")
+    expect(warning).to_be_hidden()
+    page.click("#tab-drawing")
+    page.uncheck("#filled")
+    scribble(page, [(0.2, 0.2), (0.8, 0.25), (0.8, 0.8), (0.2, 0.8), (0.2, 0.2)])
+    expect(warning).to_contain_text("This is little like any picture")
+    page.click("#clear")
+    expect(warning).to_be_hidden()
+    page.check("#filled")
+    draw(page)
+    expect(page.locator("#result")).to_contain_text("T-shirt/top")
+    expect(warning).to_be_hidden()
+
+
+def test_likeness_is_the_cosine_to_the_nearest_average(page: Page) -> None:
+    images = np.fromfile("data/raw/train-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 784)
+    labels = np.fromfile("data/raw/train-labels-idx1-ubyte", np.uint8)[8:]
+    means = np.array([np.rint(images[labels == label].mean(axis=0)) for label in range(10)])
+    cosines = images[:50] @ means.T / np.linalg.norm(means, axis=1)
+    cosines /= np.linalg.norm(images[:50].astype(float), axis=1)[:, None]
+    found = page.evaluate(
+        """async (pictures) => {
+          const { likeness, loadAbout } = await import("./classify.js");
+          const about = await loadAbout();
+          return pictures.map((picture) => likeness(about, Uint8Array.from(picture)));
+        }""",
+        images[:50].tolist(),
+    )
+    np.testing.assert_allclose(found, cosines.max(axis=1), rtol=1e-9)
+
+
+def test_accuracy_and_card_are_the_models_own(page: Page) -> None:
+    metadata = predict.Network(predict.MODEL).session.get_modelmeta().custom_metadata_map
+    right = round(100 * float(metadata["test_accuracy"]))
+    expect(page.locator("#about")).to_contain_text(f"right on {right} of 100 test pictures")
+    expect(page).to_have_title(f"What is this? · {metadata['dataset']}")
+    page.click("summary")
+    expect(page.locator("#card")).to_contain_text(metadata["test_accuracy"])
+    page.click("#source")
+    page.wait_for_url("**/page.js")
+
+
+TYPES = {"text/plain": "The server sends page.js as text/plain; browsers run text/javascript alone"}
+TYPES["none"] = "The page's scripts can't be loaded; it needs a web server"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_scripts_of_a_wrong_type_or_missing_are_reported(
+    kind: str, browser: Browser, address: str
+) -> None:
+    page = browser.new_page()
+    reply = {"status": 404} if kind == "none" else {"content_type": kind, "body": "1"}
+    page.route("**/page.js", lambda route: route.fulfill(**reply))
+    page.goto(address)
+    expect(page.locator("#result")).to_contain_text(TYPES[kind])
+    page.close()
+
+
+def test_policy_has_the_hash_of_the_script_in_the_page() -> None:
+    html = (WEB / "index.html").read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in html
+
+
+def test_missing_worker_is_reported(browser: Browser, address: str) -> None:
+    page = browser.new_page(locale="en")
+    page.route("**/decode.js", lambda route: route.fulfill(status=404))
+    page.goto(address)
+    page.wait_for_selector("html[data-ready]")
+    choose(page, encoded(photo()))
+    expect(page.locator("#error")).to_have_text("decode.js, which reads photos, can't be loaded.")
+    page.close()
+
+
+def test_classify_is_a_module_for_other_pages(browser: Browser, address: str) -> None:
+    types = (WEB / "classify.d.ts").read_text(encoding="utf-8")
+    page = browser.new_page()
+    page.goto(address.replace("/web/", "/photos/"))  # another page of the same server
+    answer = page.evaluate(
+        """async () => {
+          const module = await import("/web/classify.js");
+          const photo = await (await fetch("/photos/boot.png")).blob();
+          const answer = await module.classify(photo, "ru");
+          const refused = await module.classify(new Blob(["text"])).catch((error) => error);
+          return { ...answer, picture: [...answer.picture], exports: Object.keys(module),
+            refused: [refused instanceof module.Refused, refused.code] };
+        }"""
+    )
+    assert set(re.findall(r"export (?:function|class) (\w+)", types)) <= set(answer.pop("exports"))
+    assert answer.pop("refused") == [True, "notPicture"]
+    (fields,) = re.findall(r"interface Answer {(.*?)^}", types, re.S | re.M)
+    assert set(re.findall(r"^  (\w+):", fields, re.M)) == set(answer)
+    photos = predict.name_photo(
+        predict.Network(predict.MODEL), Path("consumers/photos/boot.png"), "ru", None
+    )
+    assert answer["name"] == photos["class"]
+    assert answer["probability"] == pytest.approx(photos["probability"], abs=5e-6)
+    assert [row["name"] for row in answer["classes"]] == list(photos["probabilities"])
+    page.close()
+
+
+def test_card_keeps_its_height_from_tab_to_tab(open_page: Opener) -> None:
+    for width in (1280, 390):
+        page = open_page(width, 800)
+        heights = []
+        for tab in ("tests", "photo", "drawing"):
+            page.click(f"#tab-{tab}")
+            box = page.locator(".card").first.bounding_box()
+            assert box
+            heights.append(box["height"])
+        assert len(set(heights)) == 1
+
+
+def test_what_is_touched_measures_44_pixels(open_page: Opener) -> None:
+    page = open_page(390, 844, has_touch=True, is_mobile=True)
+    sizes: dict[str, float] = {}
+    for tab in ("tests", "photo", "drawing"):
+        page.tap(f"#tab-{tab}")
+        sizes |= page.evaluate(
+            """() => Object.fromEntries(
+              [...document.querySelectorAll("button, a, summary, label, canvas[tabindex]")]
+                .filter((one) => one.checkVisibility({ visibilityProperty: true }))
+                .map((one) => [one.outerHTML, one.getBoundingClientRect()])
+                .map(([html, { width, height }]) => [html, Math.min(width, height)]))"""
+        )
+    assert len(sizes) > 60
+    assert {html: size for html, size in sizes.items() if size < 44} == {}
+
+
+def test_nothing_black_is_shown_while_there_is_no_picture(page: Page) -> None:
+    for fault in (False, True):
+        if fault:
+            choose(page, b"not a picture")
+            expect(page.locator("#error")).to_be_visible()
+        assert canvas(page).max() == 0  # transparent
+        ground = page.evaluate(
+            "getComputedStyle(document.querySelector('#picture')).backgroundColor"
+        )
+        assert min(int(value) for value in re.findall(r"\d+", ground)) > 200
+
+
+@pytest.mark.parametrize(("scheme", "locale"), [("light", "en"), ("dark", "ru-RU")])
+def test_axe_finds_nothing(scheme: str, locale: str, open_page: Opener) -> None:
+    page = open_page(390, 844, color_scheme=scheme, locale=locale, bypass_csp=True)
+    page.add_script_tag(path=WEB / "node_modules/axe-core/axe.min.js")
+    page.click("summary")
+    faults = audit(page)
+    page.click("#strip button:nth-child(1)")
+    faults += audit(page)
+    choose(page, shaded())
+    expect(page.locator("#warning")).to_be_visible()
+    faults += audit(page)
+    choose(page, b"not a picture")
+    expect(page.locator("#error")).to_be_visible()
+    faults += audit(page)
+    draw(page)
+    faults += audit(page)
+    assert faults == []
+
+
+def audit(page: Page) -> list[str]:
+    """Run axe-core: each fault with its place."""
+    page.wait_for_timeout(300)  # the bars are animated
+    found: list[str] = page.evaluate(
+        """async () => {
+          const { violations } = await axe.run();
+          return violations.flatMap(({ id, nodes }) => nodes.map(({ html }) => `${id}: ${html}`));
+        }"""
+    )
+    return found
 
 
 def test_photos_of_test_pictures_come_back_as_their_class() -> None:

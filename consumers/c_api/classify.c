@@ -1,8 +1,9 @@
 /* Name what is in the images of an .npy file, with onnxruntime's C API.
  *
- * classify MODEL IMAGES.npy [--probabilities FILE]
- *   IMAGES.npy: float32 (n, pixels) in 0...1, little-endian, as NumPy writes it
- *   FILE: gets raw float32 (n, classes)
+ * classify MODEL IMAGES.npy [--output NAME --save FILE]
+ *   IMAGES.npy: uint8 (n, pixels), or little-endian float32 in 0...1, as the model takes
+ *   NAME: probabilities; the exact model also has logits and class
+ *   FILE: gets that output, raw
  */
 
 #define _POSIX_C_SOURCE 200809L /* clock_gettime */
@@ -40,8 +41,9 @@ static void *fail(const char *what, const char *path)
 }
 
 /* NumPy's format: 8 bytes, the header's length as uint16, the header, then the array. */
-static float *read_npy(const char *path, int64_t pixels, int *count)
+static void *read_npy(const char *path, const char *dtype, size_t size, int64_t pixels, int *count)
 {
+    char format[100];
     unsigned char start[10] = {0};
     char header[65536] = "";
     int columns = 0, end = 0;
@@ -50,25 +52,26 @@ static float *read_npy(const char *path, int64_t pixels, int *count)
         return fail("cannot be opened", path);
     fread(start, 1, sizeof start, file);
     fread(header, 1, start[8] + 256u * start[9], file);
-    sscanf(header, "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }%n", count,
-           &columns, &end);
+    sprintf(format, "{'descr': '%s', 'fortran_order': False, 'shape': (%%d, %%d), }%%n", dtype);
+    sscanf(header, format, count, &columns, &end);
     if (memcmp(start, "\x93NUMPY\x01", 7) != 0 || end == 0 || columns != pixels || *count < 1)
-        return fail("expected an .npy file of float32 (n, pixels) in C order", path);
+        return fail(size == 1 ? "expected an .npy file of uint8 (n, pixels) in C order"
+                              : "expected an .npy file of float32 (n, pixels) in C order",
+                    path);
     size_t values = (size_t)*count * (size_t)pixels;
-    float *images = malloc(values * sizeof *images);
-    if (images == NULL || fread(images, sizeof *images, values, file) != values)
+    void *images = malloc(values * size);
+    if (images == NULL || fread(images, size, values, file) != values)
         return fail("cannot be read whole", path);
     fclose(file);
     return images;
 }
 
-/* Read the strings of the list "en". (For names with quotes or escapes, take a JSON library.) */
+/* Read the strings of the first list. (For names with quotes or escapes, take a JSON library.) */
 static int read_names(const char *json, char names[MAX_CLASSES][64])
 {
     char after = ',';
     int count = 0, used;
-    const char *at = strstr(json, "\"en\":");
-    at = at == NULL ? NULL : strchr(at, '[');
+    const char *at = strchr(json, '[');
     for (; at != NULL && after == ',' && count < MAX_CLASSES; count++, at += used)
         if (sscanf(at + 1, " \"%63[^\"]\" %c%n", names[count], &after, &used) != 2)
             break;
@@ -78,10 +81,11 @@ static int read_names(const char *json, char names[MAX_CLASSES][64])
 int main(int argc, char **argv)
 {
     static char names[MAX_CLASSES][64];
-    if (argc != 3 && !(argc == 5 && strcmp(argv[3], "--probabilities") == 0)) {
-        fprintf(stderr, "usage: %s MODEL IMAGES.npy [--probabilities FILE]\n", argv[0]);
+    if (argc != 3 && argc != 7) {
+        fprintf(stderr, "usage: %s MODEL IMAGES.npy [--output NAME --save FILE]\n", argv[0]);
         return 2;
     }
+    const char *const name = argc == 7 ? argv[4] : "probabilities";
     const OrtApiBase *base = OrtGetApiBase();
     ort = base->GetApi(ORT_API_VERSION);
     if (ort == NULL)
@@ -107,32 +111,37 @@ int main(int argc, char **argv)
     check(ort->SessionGetInputTypeInfo(session, 0, &input));
     check(ort->CastTypeInfoToTensorInfo(input, &tensor));
     check(ort->GetDimensions(tensor, shape, 2));
+    ONNXTensorElementDataType type;
+    check(ort->GetTensorElementType(tensor, &type));
+    const int bytes = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+    const size_t size = bytes ? 1 : sizeof(float);
     int count;
-    float *images = read_npy(argv[2], shape[1], &count);
+    void *images = read_npy(argv[2], bytes ? "|u1" : "<f4", size, shape[1], &count);
     shape[0] = count;
 
     OrtMemoryInfo *memory;
     OrtValue *image, *output = NULL;
-    const size_t bytes = (size_t)(shape[0] * shape[1]) * sizeof(float);
+    const size_t length = (size_t)(shape[0] * shape[1]) * size;
     check(ort->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory));
-    check(ort->CreateTensorWithDataAsOrtValue(memory, images, bytes, shape, 2,
-                                              ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &image));
+    check(ort->CreateTensorWithDataAsOrtValue(memory, images, length, shape, 2, type, &image));
 
     const double start = now();
     check(ort->Run(session, NULL, (const char *const[]){"image"}, (const OrtValue *const[]){image},
-                   1, (const char *const[]){"probabilities"}, 1, &output));
+                   1, &name, 1, &output));
     const double seconds = now() - start;
     OrtTensorTypeAndShapeInfo *info;
     size_t values;
-    float *probabilities;
+    void *answers;
     check(ort->GetTensorTypeAndShape(output, &info));
     check(ort->GetTensorShapeElementCount(info, &values));
-    check(ort->GetTensorMutableData(output, (void **)&probabilities));
-    if (values != (size_t)count * (size_t)classes)
+    check(ort->GetTensorElementType(info, &type));
+    check(ort->GetTensorMutableData(output, &answers));
+    const int by_class = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; /* `class` is int64 */
+    if (by_class && values != (size_t)count * (size_t)classes)
         fail("expected a name for each class in the metadata", argv[1]);
 
-    for (int number = 0; number < count && number < 5; number++) {
-        const float *row = probabilities + number * classes;
+    for (int number = 0; by_class && number < count && number < 5; number++) {
+        const float *row = (const float *)answers + number * classes;
         int best = 0;
         for (int class = 1; class < classes; class++)
             if (row[class] > row[best])
@@ -140,11 +149,11 @@ int main(int argc, char **argv)
         printf("image %d: %s, %.3f\n", number, names[best], row[best]);
     }
     printf("onnxruntime-c %s: %d images in %.4f s\n", base->GetVersionString(), count, seconds);
-    if (argc == 5) {
-        FILE *file = fopen(argv[4], "wb");
-        if (file == NULL || fwrite(probabilities, sizeof *probabilities, values, file) != values
+    if (argc == 7) {
+        FILE *file = fopen(argv[6], "wb");
+        if (file == NULL || fwrite(answers, by_class ? 4 : 8, values, file) != values
             || fclose(file) != 0)
-            fail("cannot be written", argv[4]);
+            fail("cannot be written", argv[6]);
     }
     ort->ReleaseTensorTypeAndShapeInfo(info);
     ort->ReleaseValue(output);

@@ -1,9 +1,10 @@
 // Name what is in the images of an .npy file, with onnxruntime-node.
 //
-// node classify.mjs MODEL IMAGES.npy [--probabilities FILE]
+// node classify.mjs MODEL IMAGES.npy [--output NAME] [--save FILE]
 //   MODEL: with labels.json beside it, as onnxruntime-node does not show a model's metadata
-//   IMAGES.npy: float32 (n, pixels) in 0…1, or uint8 for the uint8 model
-//   FILE: gets raw little-endian float32 (n, classes)
+//   IMAGES.npy: uint8 (n, pixels), or float32 in 0…1, as the model takes
+//   NAME: probabilities; the exact model also has logits and class
+//   FILE: gets the output as raw little-endian numbers
 
 import { readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -12,13 +13,13 @@ import * as ort from "onnxruntime-node";
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
-  options: { probabilities: { type: "string" } },
+  options: { output: { type: "string", default: "probabilities" }, save: { type: "string" } },
 });
 const [model, images] = positionals;
 const session = await ort.InferenceSession.create(model);
 const [{ type, shape }] = session.inputMetadata; // such as float32, ["N", 784]
 const labels = JSON.parse(await readFile(join(dirname(model), "labels.json"), "utf8"));
-const names = labels.class_names.en;
+const [names] = Object.values(labels.class_names); // of its first language
 
 // NumPy's format: 8 bytes, the header's length as uint16, the header, then the array.
 const file = await readFile(images);
@@ -35,15 +36,15 @@ const pixels = type === "uint8" ? bytes : new Float32Array(bytes.buffer);
 const image = new ort.Tensor(type, pixels, [pixels.length / shape[1], shape[1]]);
 
 const start = performance.now();
-const { probabilities } = await session.run({ image });
+const answers = (await session.run({ image }))[options.output];
 const seconds = (performance.now() - start) / 1000;
 
-const [count, classes] = probabilities.dims;
-for (let number = 0; number < Math.min(5, count); number++) {
-  const row = probabilities.data.subarray(number * classes, (number + 1) * classes);
+const [count, classes] = answers.dims;
+for (let number = 0; classes && number < Math.min(5, count); number++) {
+  const row = answers.data.subarray(number * classes, (number + 1) * classes);
   const best = row.indexOf(Math.max(...row));
   console.log(`image ${number}: ${names[best]}, ${row[best].toFixed(3)}`);
 }
 const version = ort.env.versions.node;
 console.log(`onnxruntime-node ${version}: ${count} images in ${seconds.toFixed(4)} s`);
-if (options.probabilities) await writeFile(options.probabilities, probabilities.data);
+if (options.save) await writeFile(options.save, answers.data);

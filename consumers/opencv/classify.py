@@ -1,6 +1,6 @@
 """Name what is in the images of an .npy file, with OpenCV's dnn module.
 
-classify.py MODEL IMAGES.npy [--probabilities FILE]
+classify.py MODEL IMAGES.npy [--output NAME] [--save FILE]
 """
 
 import argparse
@@ -15,30 +15,37 @@ import numpy as np
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model", help="with labels.json beside it")
-parser.add_argument("images", help=".npy of float32 (n, pixels) in 0…1")
-parser.add_argument("--probabilities", metavar="FILE", help="write them as raw float32")
+parser.add_argument("images", help=".npy: uint8 (n, pixels), or float32 in 0…1, as the model takes")
+parser.add_argument("--output", default="probabilities", help="or logits, class: the exact model's")
+parser.add_argument("--save", metavar="FILE", help="write the output as raw numbers")
 options = parser.parse_args()
 
 network = cv2.dnn.readNetFromONNX(options.model)
 # OpenCV does not read a model's metadata; the names are in a file beside it.
 labels = json.loads(Path(options.model).with_name("labels.json").read_bytes())
-names = labels["class_names"]["en"]
+names = next(iter(labels["class_names"].values()))  # of its first language
 pixels = math.prod(labels["image_shape"])
 images = np.load(options.images)
-if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (np.float32, (pixels,), True):
+dtype = images.dtype if images.dtype == np.uint8 else np.dtype("float32")  # setInput checks it
+if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (dtype, (pixels,), True):
     order = "C" if images.flags.c_contiguous else "Fortran"
     sys.exit(
-        f"classify: {options.images}: expected float32 (n, {pixels}) in C order, "
+        f"classify: {options.images}: expected {dtype} (n, {pixels}) in C order, "
         f"got {images.dtype} {images.shape} in {order} order"
     )
 
 start = time.perf_counter()
-network.setInput(images, "image")
-probabilities = network.forward("probabilities")
+outputs = network.getUnconnectedOutLayersNames()
+try:
+    network.setInput(images, "image")
+    answers = dict(zip(outputs, network.forward(outputs), strict=True))[options.output]
+except cv2.error as error:  # such as bytes for the float32 model
+    sys.exit(f"classify: {options.images}: {error.err}")
 seconds = time.perf_counter() - start
 
-for number, row in enumerate(probabilities[:5]):
-    print(f"image {number}: {names[row.argmax()]}, {row.max():.3f}")
+for number, answer in enumerate(answers[:5]):
+    best = answer.argmax() if answer.ndim else answer
+    print(f"image {number}: {names[best]}, {answer.max():.3f}")
 print(f"OpenCV {cv2.__version__}: {len(images)} images in {seconds:.4f} s")
-if options.probabilities:
-    probabilities.tofile(options.probabilities)
+if options.save:
+    answers.tofile(options.save)

@@ -1,6 +1,6 @@
 """Name what is in the images of an .npy file, with OpenVINO.
 
-classify.py MODEL IMAGES.npy [--probabilities FILE] [--default-precision]
+classify.py MODEL IMAGES.npy [--output NAME] [--save FILE] [--default-precision]
 """
 
 import argparse
@@ -13,33 +13,37 @@ import openvino
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
-parser.add_argument("images", help=".npy of float32 (n, pixels) in 0…1")
-parser.add_argument("--probabilities", metavar="FILE", help="write them as raw float32")
+parser.add_argument("images", help=".npy: uint8 (n, pixels), or float32 in 0…1, as the model takes")
+parser.add_argument("--output", default="probabilities", help="or logits, class: the exact model's")
+parser.add_argument("--save", metavar="FILE", help="write the output as raw numbers")
 parser.add_argument("--default-precision", action="store_true", help="let OpenVINO choose")
 options = parser.parse_args()
 
 model = openvino.Core().read_model(options.model)
-names = json.loads(model.get_rt_info(["framework", "class_names"]).astype(str))["en"]
-pixels = model.input("image").partial_shape[1].get_length()
+class_names = json.loads(model.get_rt_info(["framework", "class_names"]).astype(str))
+names = next(iter(class_names.values()))  # of its first language
+image = model.input("image")
+pixels, dtype = image.partial_shape[1].get_length(), image.element_type.to_dtype()
 # Without the hint OpenVINO computes in bf16 on a processor that can, without a warning.
 hint = {} if options.default_precision else {"INFERENCE_PRECISION_HINT": "f32"}
 compiled = openvino.compile_model(model, "CPU", hint)
 images = np.load(options.images)
-if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (np.float32, (pixels,), True):
+if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (dtype, (pixels,), True):
     order = "C" if images.flags.c_contiguous else "Fortran"
     sys.exit(
-        f"classify: {options.images}: expected float32 (n, {pixels}) in C order, "
+        f"classify: {options.images}: expected {dtype} (n, {pixels}) in C order, "
         f"got {images.dtype} {images.shape} in {order} order"
     )
 
 start = time.perf_counter()
-probabilities = compiled(images)["probabilities"]
+answers = compiled(images)[options.output]
 seconds = time.perf_counter() - start
 
-for number, row in enumerate(probabilities[:5]):
-    print(f"image {number}: {names[row.argmax()]}, {row.max():.3f}")
+for number, answer in enumerate(answers[:5]):
+    best = answer.argmax() if answer.ndim else answer
+    print(f"image {number}: {names[best]}, {answer.max():.3f}")
 precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
 version = openvino.__version__.split("-")[0]
 print(f"OpenVINO {version} in {precision}: {len(images)} images in {seconds:.4f} s")
-if options.probabilities:
-    probabilities.tofile(options.probabilities)
+if options.save:
+    answers.tofile(options.save)

@@ -1,6 +1,6 @@
 """Name what is in the images of an .npy file, with onnxruntime.
 
-classify.py MODEL IMAGES.npy [--probabilities FILE]
+classify.py MODEL IMAGES.npy [--output NAME] [--save FILE]
 """
 
 import argparse
@@ -13,12 +13,14 @@ import onnxruntime
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
-parser.add_argument("images", help=".npy of float32 (n, pixels) in 0…1; uint8 for the uint8 model")
-parser.add_argument("--probabilities", metavar="FILE", help="write them as raw float32")
+parser.add_argument("images", help=".npy: uint8 (n, pixels), or float32 in 0…1, as the model takes")
+parser.add_argument("--output", default="probabilities", help="or logits, class: the exact model's")
+parser.add_argument("--save", metavar="FILE", help="write the output as raw numbers")
 options = parser.parse_args()
 
 session = onnxruntime.InferenceSession(options.model)
-names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])["en"]
+class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+names = next(iter(class_names.values()))  # of its first language
 (image,) = session.get_inputs()
 pixels = image.shape[1]
 dtype = {"tensor(float)": np.dtype("float32"), "tensor(uint8)": np.dtype("uint8")}[image.type]
@@ -31,11 +33,12 @@ if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (dtype, (pixel
     )
 
 start = time.perf_counter()
-(probabilities,) = session.run(["probabilities"], {"image": images})
+(answers,) = session.run([options.output], {"image": images})
 seconds = time.perf_counter() - start
 
-for number, row in enumerate(probabilities[:5]):
-    print(f"image {number}: {names[row.argmax()]}, {row.max():.3f}")
+for number, answer in enumerate(answers[:5]):
+    best = answer.argmax() if answer.ndim else answer
+    print(f"image {number}: {names[best]}, {answer.max():.3f}")
 print(f"onnxruntime {onnxruntime.__version__}: {len(images)} images in {seconds:.4f} s")
-if options.probabilities:
-    probabilities.tofile(options.probabilities)
+if options.save:
+    answers.tofile(options.save)

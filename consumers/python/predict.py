@@ -1,11 +1,12 @@
-"""Name the clothing on photos: predict.py PHOTO… [--json] [--model PATH] [--language en|ru].
+"""Name what is on photos: predict.py PHOTO… [--json] [--save FOLDER] [--model PATH].
 
+A PHOTO is a file, a folder (every file in it and below it, but hidden ones) or `-`, standard input.
 Needs onnxruntime, Pillow and numpy, and the model; nothing else of this project. Each photo shows
 one thing on a plain background. consumers/PHOTOS.md describes how it becomes the network's
 picture, step by step; the numbers in the comments below are its steps.
 
 Exit status: 0, all named; 1, some photo is refused (one line on stderr each, the others are still
-named); 2, no model, or wrong arguments.
+named); 2, no model, a package is missing, or wrong arguments.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
-from PIL import Image, ImageOps, UnidentifiedImageError
+try:
+    import numpy as np
+    import onnxruntime
+    from PIL import Image, ImageOps, UnidentifiedImageError
+except ModuleNotFoundError as error:
+    print(f"predict: no {error.name}; pip install onnxruntime pillow numpy", file=sys.stderr)
+    sys.exit(2)
 
-MODEL = Path(__file__).resolve().parents[2] / "models" / "fashion_mlp.onnx"
+# The one that lies in git: it is there before anything was trained.
+MODEL = Path(__file__).resolve().parents[2] / "models" / "fashion_mlp_exact.onnx"
+OUTPUT = "probabilities"
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_BYTES = 100_000_000
@@ -37,6 +44,8 @@ REDUCED = 8  # longest side after step 2, in sides of the network's picture
 NEAR = 487  # squared distance in RGB, ⌊(0.05 · 255 · √3)²⌋: 5 %, as the paper has it
 FAINT = 13  # of 255: 5 %
 ORIENTATION = 0x0112  # EXIF's tag
+BUSY = 0.25  # share of a photo's edge that differs from the background; above it, a warning
+STDIN = Path("-")
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -46,16 +55,38 @@ def read_photo(path: Path) -> Image.Image:
         ValueError: it is not a picture of a known format, is broken, or is too large.
         OSError: it can't be read.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe, which could be waited for forever
-        raise ValueError("not a file")
-    if status.st_size == 0:
+    data = sys.stdin.buffer.read(MAX_BYTES + 1) if path == STDIN else read_file(path)
+    if not data:
         raise ValueError("the file is empty (0 bytes)")
+    if len(data) > MAX_BYTES:  # of standard input, which says no size
+        raise ValueError(f"at most {MAX_BYTES:,} bytes are read")
+    return decode(data)
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file whole.
+
+    Raises:
+        ValueError: it is too large, or no file.
+        OSError: it can't be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe, say, which could be waited for forever
+        raise ValueError("not a file")
     if status.st_size > MAX_BYTES:
         raise ValueError(f"{status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
+    return path.read_bytes()
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode a photo from its file's bytes, turned upright.
+
+    Raises:
+        ValueError: it is not a picture of a known format, is broken, or is too large.
+    """
     Image.MAX_IMAGE_PIXELS = None  # the limit below is lower, and says more
     with decoding():
-        data, orientation = strip(path.read_bytes())
+        data, orientation = strip(data)
     if is_without_pixels(data):
         raise ValueError("the picture has no pixels (0 wide or 0 high)")
     with decoding():
@@ -244,14 +275,37 @@ def overlaps(old: int, new: int) -> np.ndarray:
     return np.maximum(0, np.minimum(starts + old, edges + new) - np.maximum(starts, edges))
 
 
-def to_picture(image: Image.Image, shape: tuple[int, int] = (28, 28)) -> np.ndarray:
+def stretch(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Scale grey (height, width) by area to a shape, whatever its proportions (step 6)."""
+    (height, width), (rows, columns) = values.shape, shape
+    return rounded(overlaps(height, rows) @ values @ overlaps(width, columns).T, values.size)
+
+
+def to_picture(
+    image: Image.Image, shape: tuple[int, int] = (28, 28), photos: str = "trimmed"
+) -> np.ndarray:
     """Turn a decoded photo into what the network sees, uint8 of a shape: consumers/PHOTOS.md.
+
+    Args:
+        image: from `read_photo`.
+        shape: height and width of the network's picture.
+        photos: `trimmed` or `plain`, as the model was trained.
 
     Raises:
         ValueError: there is nothing on the photo.
     """
+    return see(image, shape, photos)[0]
+
+
+def see(image: Image.Image, shape: tuple[int, int], photos: str) -> tuple[np.ndarray, float]:
+    """Do what `to_picture` does; give the share of the photo's edge that is not background too."""
     pixels = reduce(image, max(shape))
     ground = background(pixels)
+    if photos == "plain":
+        values = stretch(grey(pixels), shape)
+        if values.min() == values.max():
+            raise ValueError("nothing to see: the photo is all of one colour")
+        return values.astype(np.uint8), 0.0
     if grey(ground) < 128:
         pixels, ground = 255 - pixels, 255 - ground
     seen = ((pixels - ground) ** 2).sum(axis=2) > NEAR
@@ -263,16 +317,23 @@ def to_picture(image: Image.Image, shape: tuple[int, int] = (28, 28)) -> np.ndar
     values = 255 - np.minimum(255, rounded(255 * values, grey(ground)))
     if values.max() < FAINT:
         raise ValueError("nothing darker than its background; try a lighter background")
+    edge = np.ones_like(seen)
+    edge[1:-1, 1:-1] = False
+    return centre(values, shape).astype(np.uint8), float(seen[edge].mean())
+
+
+def centre(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Extend a picture with black to a shape (step 8)."""
     before = [(shape[axis] - values.shape[axis]) // 2 for axis in (0, 1)]
     after = [shape[axis] - values.shape[axis] - before[axis] for axis in (0, 1)]
-    return np.pad(values, list(zip(before, after, strict=True))).astype(np.uint8)
+    return np.pad(values, list(zip(before, after, strict=True)))
 
 
 class Network:
     """A model with what its metadata say: class names by language, the image's shape."""
 
     def __init__(self, path: Path) -> None:
-        """Load it: input float32 (n, pixels), output float32 (n, classes).
+        """Load it: input float32 in 0…1 or uint8 (n, pixels), output float32 (n, classes).
 
         Raises:
             ValueError: no such file, or not such a network.
@@ -289,36 +350,85 @@ class Network:
         self.names: dict[str, list[str]] = json.loads(metadata["class_names"])
         height, width = json.loads(metadata["image_shape"])
         self.shape = (height, width)
-        given, result = self.session.get_inputs()[0], self.session.get_outputs()[0]
-        found = (given.type, given.shape[1:], result.shape[1:])
-        classes = [len(next(iter(self.names.values())))]
-        if found != ("tensor(float)", [height * width], classes):
+        self.photos = metadata.get("photos", "trimmed")
+        if self.photos not in ("trimmed", "plain"):
+            raise ValueError(f"{path}: expected trimmed or plain photos, got {self.photos!r}")
+        self.check(path)
+
+    def check(self, path: Path) -> None:
+        """Check that input and output are what the metadata say.
+
+        Raises:
+            ValueError: they are not.
+        """
+        (height, width), classes = self.shape, len(next(iter(self.names.values())))
+        (given,) = self.session.get_inputs()
+        shapes = {one.name: one.shape for one in self.session.get_outputs()}
+        self.dtype = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}.get(given.type)
+        found = (given.shape[1:], shapes.get(OUTPUT, [])[1:])
+        if not self.dtype or found != ([height * width], [classes]):
             raise ValueError(
-                f"{path}: expected tensor(float) [N, {height * width}] → [N, {classes[0]}], "
-                f"got {given.type} {given.shape} → {result.shape}"
+                f"{path}: expected tensor(float) or tensor(uint8) [N, {height * width}] → "
+                f"{OUTPUT} [N, {classes}], got {given.type} {given.shape} → {shapes}"
             )
 
     def predict(self, picture: np.ndarray) -> np.ndarray:
         """Run the network on one picture, uint8 of its shape: float32 (classes,)."""
-        image = picture.reshape(1, -1) / np.float32(255)
-        return self.session.run(None, {self.session.get_inputs()[0].name: image})[0][0]
+        image = picture.reshape(1, -1)
+        if self.dtype is np.float32:
+            image = image / np.float32(255)
+        return self.session.run([OUTPUT], {self.session.get_inputs()[0].name: image})[0][0]
 
 
-def name_photo(network: Network, path: Path, names: list[str]) -> dict[str, Any]:
-    """Name one photo, or say under `error` why not."""
+def find_photos(given: list[Path]) -> list[Path]:
+    """List the photos that a command line names: of a folder, all files but hidden ones."""
+    photos = []
+    for path in given:
+        if path == STDIN or not path.is_dir():
+            photos.append(path)
+            continue
+        below = sorted(path.rglob("*"))
+        hidden = [any(part.startswith(".") for part in it.relative_to(path).parts) for it in below]
+        files = [it for it, hide in zip(below, hidden, strict=True) if not (hide or it.is_dir())]
+        photos += files or [path]
+    return photos
+
+
+def name_photo(network: Network, path: Path, language: str, save: Path | None) -> dict[str, Any]:
+    """Name one photo, or say under `error` why not; write its picture into a folder."""
     try:
-        probabilities = network.predict(to_picture(read_photo(path), network.shape))
+        if path.is_dir():
+            raise ValueError("no file in this folder")
+        picture, edge = see(read_photo(path), network.shape, network.photos)
+        probabilities = network.predict(picture)
+        if save:
+            save.mkdir(parents=True, exist_ok=True)
+            name = "stdin" if path == STDIN else path.name
+            Image.fromarray(picture).save(unused(save / f"{name}.png"))
     except (OSError, ValueError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return {"file": str(path), "error": reason or type(error).__name__}
     best = int(probabilities.argmax())
+    names = network.names[language]
     rows = zip(names, probabilities, strict=True)
-    return {
+    result = {
         "file": str(path),
         "class": names[best],
         "probability": round(float(probabilities[best]), 6),
         "probabilities": {name: round(float(value), 6) for name, value in rows},
     }
+    if edge > BUSY:
+        warning = f"the background is not plain: {edge:.0%} of the photo's edge differs from it"
+        result["warning"] = warning
+    return result
+
+
+def unused(path: Path) -> Path:
+    """Find a name that no file has yet: photo.png, photo-2.png, …."""
+    number = 1
+    while (found := path if number == 1 else path.with_stem(f"{path.stem}-{number}")).exists():
+        number += 1
+    return found
 
 
 def printable(path: Path) -> str:
@@ -326,29 +436,40 @@ def printable(path: Path) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
 
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Name what is on photos.")
+    parser.add_argument(
+        "photos", metavar="PHOTO", nargs="+", type=Path, help="a file, a folder, or - (stdin)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON array, all classes")
+    parser.add_argument(
+        "--save", metavar="FOLDER", type=Path, help="write what the network sees, as PNG"
+    )
+    parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
+    parser.add_argument("--language", help="of the class names, such as en or ru")
+    return parser.parse_args(arguments)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Name the photos of a command line; return the exit status."""
-    parser = argparse.ArgumentParser(description="Name the clothing on photos.")
-    parser.add_argument("photos", metavar="PHOTO", nargs="+", type=Path)
-    parser.add_argument("--json", action="store_true", help="print one JSON array")
-    parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
-    parser.add_argument("--language", default="en", help="of the class names: en or ru")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     try:
         network = Network(options.model)
-        if options.language not in network.names:
+        language = options.language or next(iter(network.names))
+        if language not in network.names:
             raise ValueError(f"--language: the model has {', '.join(network.names)}")
     except ValueError as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2
     results = []
-    for path in options.photos:
-        result = name_photo(network, path, network.names[options.language])
+    for path in find_photos(options.photos):
+        result = name_photo(network, path, language, options.save)
         results.append(result)
-        if "error" in result:
-            print(f"predict: {printable(path)}: {result['error']}", file=sys.stderr)
-        elif not options.json:
+        if "error" not in result and not options.json:
             print(f"{printable(path)}: {result['class']}, {result['probability']:.4f}")
+        for said in {"error", "warning"} & result.keys():
+            print(f"predict: {printable(path)}: {result[said]}", file=sys.stderr)
     if options.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     return int(any("error" in result for result in results))

@@ -1,6 +1,6 @@
 """Name what is in the images of an .npy file, with the reference implementation of ONNX itself.
 
-classify.py MODEL IMAGES.npy [--probabilities FILE]
+classify.py MODEL IMAGES.npy [--output NAME] [--save FILE]
 """
 
 import argparse
@@ -14,29 +14,32 @@ from onnx.reference import ReferenceEvaluator
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
-parser.add_argument("images", help=".npy of float32 (n, pixels) in 0…1")
-parser.add_argument("--probabilities", metavar="FILE", help="write them as raw float32")
+parser.add_argument("images", help=".npy: uint8 (n, pixels), or float32 in 0…1, as the model takes")
+parser.add_argument("--output", default="probabilities", help="or logits, class: the exact model's")
+parser.add_argument("--save", metavar="FILE", help="write the output as raw numbers")
 options = parser.parse_args()
 
 model = onnx.load(options.model)
 session = ReferenceEvaluator(model)
 metadata = {entry.key: entry.value for entry in model.metadata_props}
-names = json.loads(metadata["class_names"])["en"]
-pixels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+names = next(iter(json.loads(metadata["class_names"]).values()))  # of its first language
+image = model.graph.input[0].type.tensor_type
+pixels, dtype = image.shape.dim[1].dim_value, onnx.helper.tensor_dtype_to_np_dtype(image.elem_type)
 images = np.load(options.images)
-if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (np.float32, (pixels,), True):
+if (images.dtype, images.shape[1:], images.flags.c_contiguous) != (dtype, (pixels,), True):
     order = "C" if images.flags.c_contiguous else "Fortran"
     sys.exit(
-        f"classify: {options.images}: expected float32 (n, {pixels}) in C order, "
+        f"classify: {options.images}: expected {dtype} (n, {pixels}) in C order, "
         f"got {images.dtype} {images.shape} in {order} order"
     )
 
 start = time.perf_counter()
-(probabilities,) = session.run(["probabilities"], {"image": images})
+(answers,) = session.run([options.output], {"image": images})
 seconds = time.perf_counter() - start
 
-for number, row in enumerate(probabilities[:5]):
-    print(f"image {number}: {names[row.argmax()]}, {row.max():.3f}")
+for number, answer in enumerate(answers[:5]):
+    best = answer.argmax() if answer.ndim else answer
+    print(f"image {number}: {names[best]}, {answer.max():.3f}")
 print(f"onnx.reference {onnx.__version__}: {len(images)} images in {seconds:.4f} s")
-if options.probabilities:
-    probabilities.tofile(options.probabilities)
+if options.save:
+    answers.tofile(options.save)

@@ -8,7 +8,7 @@ const MAX_BYTES = 100_000_000;
 const MAX_PIXELS = 64_000_000;
 
 /** Decode a photo and turn it into the network's picture. */
-async function read(file, shape) {
+async function read(file, shape, photos) {
   if (file.size === 0) throw new Refused("empty");
   if (file.size > MAX_BYTES) throw new Refused("tooManyBytes", { size: file.size });
   const bytes = new Uint8Array(await file.arrayBuffer());
@@ -33,7 +33,7 @@ async function read(file, shape) {
     throw new Refused("broken");
   }
   try {
-    return toPicture(reduceBitmap(bitmap, Math.max(...shape)), shape);
+    return toPicture(reduceBitmap(bitmap, Math.max(...shape)), shape, photos);
   } finally {
     bitmap.close(); // frees 4 bytes a pixel now, not at the next garbage collection
   }
@@ -61,9 +61,9 @@ function reduceBitmap(bitmap, side) {
   );
 }
 
-onmessage = async ({ data: { id, file, shape } }) => {
+onmessage = async ({ data: { id, file, shape, photos } }) => {
   try {
-    postMessage({ id, picture: await read(file, shape) });
+    postMessage({ id, ...(await read(file, shape, photos)) });
   } catch (error) {
     const { code = "broken", values = {} } = error;
     if (!(error instanceof Refused)) console.error(error);

@@ -1,6 +1,7 @@
 // The page: its three inputs (test pictures, photo, drawing), the answer, the language.
 
-import { fetchBytes, loadModel, toInput } from "./model.js";
+import { describe, load, loadAbout, readPhoto } from "./classify.js";
+import { fetchBytes } from "./model.js";
 import { makeSketch } from "./drawing.js";
 import { Refused, toPicture } from "./preprocessing.js";
 import { STRINGS, say } from "./strings.js";
@@ -8,91 +9,119 @@ import { STRINGS, say } from "./strings.js";
 const find = (id) => document.getElementById(id);
 const state = {
   language: "en",
-  classes: null, // names by language
-  labels: [], // of the test pictures
-  shape: [28, 28], // of the network's pictures: height, width
-  classify: null, // the network, once it is loaded
-  answer: null, // { picture, probabilities, network, reading?, label? }, or null
+  about: null, // of the network: page.json, once it is there
+  isReady: false, // whether the network is loaded
+  loaded: 0, // bytes of it
+  picture: null, // what is asked about, before its answer
+  answer: null, // { picture, probabilities, network, edge?, reading?, label? }, or null
   error: null, // { code, values }, or null
+  idle: "loading", // what is said while nothing is asked: then `ready`
   status: "loading", // what is said while there is no answer
 };
 let asked = 0; // numbers the questions, so that a late answer does not overwrite a newer one
 
-/** Name a picture and show the answer; `about` may hold its label and the time of its reading. */
-async function name(picture, about = {}) {
+/** Name a picture and show the answer; `more` holds its label, its edge, the time of its reading. */
+async function name(picture, more = {}) {
   const question = ++asked;
-  const start = performance.now();
-  const probabilities = await state.classify(toInput(picture));
-  const network = performance.now() - start;
-  if (question === asked) show({ answer: { picture, probabilities, network, ...about } });
+  if (!state.isReady) show({ picture, status: "loading" });
+  try {
+    const { model } = await load(showProgress);
+    Object.assign(state, { isReady: true, idle: "ready" });
+    const start = performance.now();
+    const probabilities = await model.predict(picture);
+    const network = performance.now() - start;
+    if (question === asked) show({ answer: { picture, probabilities, network, ...more } });
+  } catch (error) {
+    if (question === asked) fail(error);
+  }
 }
 
-/** Update the state and the page; answer and error are cleared unless the change names them. */
+/** Say that a file of the page could not be loaded. */
+function fail({ message }) {
+  Object.assign(state, { loaded: 0, idle: "ready" }); // the next question tries again
+  show({ error: { code: "noNetwork", values: { reason: message } }, status: "ready" });
+}
+
+/** Update the state and the page; what was shown of a question is cleared unless it is named. */
 function show(change) {
-  Object.assign(state, { answer: null, error: null }, change);
+  Object.assign(state, { picture: null, answer: null, error: null }, change);
   render();
 }
 
 function render() {
-  const { language, classes, answer, error, status } = state;
-  find("error").hidden = !error;
-  find("error").textContent = error ? say(language, error.code, error.values) : "";
-  find("result").textContent = answer
-    ? say(language, "result", best(answer))
-    : error
-      ? ""
-      : say(language, status);
-  find("details").textContent = answer ? details(answer) : "";
-  drawPicture(find("picture"), answer?.picture);
+  const { language, about, error, status } = state;
+  const answer = state.answer && described(state.answer);
+  const put = (id, text) => {
+    find(id).hidden = !text;
+    find(id).textContent = text ?? "";
+  };
+  put("error", error && say(language, error.code, error.values));
+  put("warning", answer?.warning && say(language, answer.warning.code, answer.warning.values));
+  find("result").textContent = answer ? result(answer) : error ? "" : say(language, status);
+  find("details").textContent = answer ? details(answer) : status === "loading" ? progress() : "";
+  if (!about) return;
+  drawPicture(find("picture"), answer?.picture ?? state.picture);
   [...find("bars").children].forEach((row, i) => {
     const probability = answer?.probabilities[i] ?? 0;
-    row.classList.toggle("best", Boolean(answer) && i === best(answer).index);
-    row.children[0].textContent = classes[language][i];
+    row.classList.toggle("best", answer?.number === i);
+    row.children[0].textContent = names()[i];
     row.children[1].firstChild.style.width = `${100 * probability}%`;
     row.children[2].textContent = answer ? percent(probability) : "–";
   });
 }
 
-function best({ probabilities }) {
-  const index = probabilities.indexOf(Math.max(...probabilities));
-  return {
-    index,
-    name: state.classes[state.language][index],
-    percent: percent(probabilities[index]),
-  };
-}
+const described = (answer) => ({
+  ...answer,
+  ...describe(state.about, answer.picture, answer.probabilities, answer.edge, state.language),
+});
+
+/** Class names in the page's language, or in the one that the model has. */
+const names = () => state.about.classes[state.language] ?? Object.values(state.about.classes)[0];
 
 const percent = (probability) =>
   probability.toLocaleString(state.language, { style: "percent", minimumFractionDigits: 1 });
 
-function details(answer) {
-  const { label, network, reading } = answer;
+const result = ({ name, probability, second }) =>
+  second
+    ? say(state.language, "undecided", { name, second: second.name })
+    : say(state.language, "result", { name, percent: percent(probability) });
+
+function progress() {
+  if (!state.about) return "";
+  const megabytes = (bytes) => Math.round(bytes / 1e5) / 10;
+  const values = { loaded: megabytes(state.loaded), total: megabytes(state.about.bytes) };
+  return say(state.language, "progress", values);
+}
+
+function details({ label, network, number, reading, probability, second }) {
+  const { language } = state;
   const digits = (value) => Number(value.toFixed(1));
   const parts = [];
+  if (second) {
+    const values = { first: percent(probability), second: percent(second.probability) };
+    parts.push(say(language, "isUndecided", values));
+  }
   if (label !== undefined) {
-    const right = label === best(answer).index;
-    const values = { label: state.classes[state.language][label] };
-    parts.push(say(state.language, right ? "labelRight" : "labelWrong", values));
+    const key = label === number ? "labelRight" : "labelWrong";
+    parts.push(say(language, key, { label: names()[label] }));
   }
   const values = { network: digits(network), picture: digits(reading ?? 0) };
-  parts.push(say(state.language, reading === undefined ? "time" : "timeBoth", values));
+  parts.push(say(language, reading === undefined ? "time" : "timeBoth", values));
   return parts.join(" ");
 }
 
 function drawPicture(canvas, picture) {
-  [canvas.height, canvas.width] = state.shape; // which also clears it
+  [canvas.height, canvas.width] = state.about.shape; // which also clears it
+  if (!picture) return;
   const image = new ImageData(canvas.width, canvas.height);
-  for (let i = 0; i < canvas.width * canvas.height; i++) {
-    const value = picture?.[i] ?? 0;
-    image.data.set([value, value, value, 255], 4 * i);
-  }
+  picture.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
 function makeStrip(pictures) {
   const strip = find("strip");
-  const pixels = state.shape[0] * state.shape[1];
-  state.labels.forEach((label, i) => {
+  const pixels = state.about.shape[0] * state.about.shape[1];
+  state.about.labels.forEach((label, i) => {
     const picture = pictures.subarray(i * pixels, (i + 1) * pixels);
     const button = document.createElement("button");
     button.type = "button";
@@ -135,34 +164,22 @@ function moveTo(group, button) {
   for (const other of group.children) other.tabIndex = other === button ? 0 : -1;
 }
 
-const worker = new Worker(new URL("decode.js", import.meta.url), { type: "module" });
-const waiting = new Map(); // by number of question
-worker.onmessage = ({ data: { id, ...result } }) => {
-  waiting.get(id)?.(result);
-  waiting.delete(id);
-};
-
-// It ran out of memory, say, or decode.js is missing.
-worker.onerror = () => {
-  for (const answer of waiting.values()) answer({ refused: { code: "broken", values: {} } });
-  waiting.clear();
-};
-
 /** Name a photo. */
-async function readPhoto(file) {
+async function namePhoto(file) {
   select("photo");
   const question = ++asked;
   const start = performance.now();
   show({ status: "reading" });
   preview(null);
-  worker.postMessage({ id: question, file, shape: state.shape });
-  const result = await new Promise((resolve) => waiting.set(question, resolve));
-  if (question !== asked) return;
-  if (result.refused) {
-    show({ error: result.refused, status: "ready" });
-  } else {
+  try {
+    const { picture, edge } = await readPhoto(file, await about);
+    if (question !== asked) return;
     preview(file);
-    await name(result.picture, { reading: performance.now() - start });
+    await name(picture, { edge, reading: performance.now() - start });
+  } catch (error) {
+    if (question !== asked) return;
+    if (error instanceof Refused) show({ error, status: "ready" });
+    else fail(error);
   }
   // On a phone the answer may lie below what is in view.
   find("result").closest("section").scrollIntoView({ block: "nearest" });
@@ -178,10 +195,9 @@ function preview(file) {
 
 function takePhotos() {
   const take = (data) => {
-    if (!state.classify) return;
     const [file] = data.files;
-    if (file) readPhoto(file);
-    else show({ error: { code: "noFile" }, status: "ready" });
+    if (file) namePhoto(file);
+    else show({ error: { code: "noFile" }, status: state.idle });
   };
   find("file").addEventListener("change", ({ target }) => {
     if (target.files.length) take(target);
@@ -208,15 +224,16 @@ function takeDrawings() {
   const nameDrawing = async () => {
     if (sketch.isEmpty()) {
       asked++;
-      return show({ status: "ready" });
+      return show({ status: state.idle });
     }
     const start = performance.now();
     try {
-      const picture = toPicture(sketch.reduced(Math.max(...state.shape)), state.shape);
-      await name(picture, { reading: performance.now() - start });
+      const { shape, photos } = await about;
+      const { picture, edge } = toPicture(sketch.reduced(Math.max(...shape)), shape, photos);
+      await name(picture, { edge, reading: performance.now() - start });
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
-      show({ error, status: "ready" });
+      if (error instanceof Refused) show({ error, status: "ready" });
+      else fail(error);
     }
   };
   let planned = 0; // once a frame is enough while a pointer moves
@@ -233,7 +250,7 @@ function select(panel) {
   for (const tab of document.querySelectorAll("[role=tab]")) {
     const chosen = tab.getAttribute("aria-controls") === panel;
     tab.setAttribute("aria-selected", chosen);
-    find(tab.getAttribute("aria-controls")).hidden = !chosen;
+    find(tab.getAttribute("aria-controls")).inert = !chosen; // unseen, but it keeps its height
     if (chosen) moveTo(tab.parentElement, tab);
   }
 }
@@ -249,20 +266,38 @@ function makeTabs() {
 function setLanguage(language) {
   state.language = language;
   document.documentElement.lang = language;
-  document.title = `${STRINGS[language].title} · Fashion-MNIST`;
   document.querySelector(`input[name=language][value=${language}]`).checked = true;
   for (const element of document.querySelectorAll("[data-string]")) {
     element.textContent = say(language, element.dataset.string);
   }
-  for (const element of document.querySelectorAll("[data-label]")) {
-    const [height, width] = state.shape;
-    element.setAttribute("aria-label", say(language, element.dataset.label, { height, width }));
+  document.title = STRINGS[language].title;
+  if (state.about) writeAbout(language, state.about);
+  render();
+}
+
+/** Write what depends on the network: the data set's name, its classes, the model card. */
+function writeAbout(language, { dataset, labels, shape, accuracy, card }) {
+  const [height, width] = shape;
+  document.title += ` · ${dataset}`;
+  const values = { dataset, height, width, classes: names().length };
+  const sentences = [say(language, "about", values), say(language, "stays")];
+  if (accuracy) {
+    const right = Math.round(100 * accuracy);
+    sentences.splice(1, 0, say(language, "accuracy", { right }));
   }
+  find("about").textContent = sentences.join(" ");
+  find("picture").setAttribute("aria-label", say(language, "seen", { height, width }));
   [...find("strip").children].forEach((button, i) => {
-    const label = state.classes[language][state.labels[i]];
+    const label = names()[labels[i]];
     button.setAttribute("aria-label", say(language, "testName", { number: i + 1, label }));
   });
-  if (state.classes) render();
+  const rows = Object.entries(card).map(([key, value]) => {
+    const [term, description] = ["dt", "dd"].map((tag) => document.createElement(tag));
+    term.textContent = say(language, key);
+    description.textContent = value;
+    return [term, description];
+  });
+  find("card").replaceChildren(...rows.flat());
 }
 
 function makeLanguages() {
@@ -291,36 +326,37 @@ function recall() {
   }
 }
 
+const about = loadAbout();
+
 async function start() {
   makeLanguages();
   makeTabs();
   takePhotos(); // at once: what is dropped must not take the place of the page
+  takeDrawings();
+  find("result").removeAttribute("data-string");
   try {
-    const [model, pictures, about] = await Promise.all([
-      loadModel(),
-      fetchBytes(new URL("vendor/pictures.bin", import.meta.url)),
-      fetchBytes(new URL("vendor/page.json", import.meta.url)),
-    ]);
-    Object.assign(state, JSON.parse(new TextDecoder().decode(about)));
-    const [names] = Object.values(state.classes); // a model may have one language alone
-    state.classes = { en: names, ru: names, ...state.classes };
-    await model.classify(new Float32Array(model.pixels)); // the first run also makes its plans
-    state.classify = model.classify;
-    makeStrip(pictures);
+    const network = load(showProgress);
+    network.catch(() => {}); // waited for below
+    state.about = await about;
+    find("source").href = state.about.source;
+    find("bars").innerHTML = "<li><span></span><div><i></i></div><span></span></li>".repeat(
+      names().length,
+    );
+    makeStrip(await fetchBytes("vendor/pictures.bin"));
+    setLanguage(state.language);
+    await network;
   } catch (error) {
-    find("result").textContent = "";
-    find("error").hidden = false;
-    find("error").textContent = say(state.language, "noNetwork", { reason: error.message });
+    fail(error);
     return;
   }
-  find("bars").innerHTML = "<li><span></span><div><i></i></div><span></span></li>".repeat(
-    state.classes.en.length,
-  );
-  find("result").removeAttribute("data-string");
-  state.status = "ready";
-  takeDrawings();
-  setLanguage(state.language);
+  Object.assign(state, { isReady: true, idle: "ready" });
+  if (state.status === "loading" && !state.picture && !state.answer) show({ status: "ready" });
   document.documentElement.dataset.ready = "";
+}
+
+function showProgress(bytes) {
+  state.loaded += bytes;
+  if (state.status === "loading" && !state.answer) find("details").textContent = progress();
 }
 
 start();

@@ -1,10 +1,10 @@
 """Put what the page needs into consumers/web/vendor/: `make page` runs this after `npm ci`.
 
-reads   models/{fashion_mlp.onnx,labels.json}, data/raw/t10k-{images-idx3,labels-idx1}-ubyte,
-        consumers/web/node_modules/onnxruntime-web
-writes  vendor/fashion_mlp.onnx   the network
+reads   models/fashion_mlp_exact.onnx, data/raw/*, consumers/web/node_modules/onnxruntime-web
+writes  vendor/model.onnx         the network
         vendor/pictures.bin       the first test pictures, a byte a pixel
-        vendor/page.json          their labels and shape; class names by language
+        vendor/averages.bin       each class's average training picture, a byte a pixel
+        vendor/page.json          labels of the pictures; what the network's metadata say
         vendor/onnxruntime.{js,wasm}
 
 The folder is then a complete page: any static server can serve it, under any path. The names end
@@ -15,18 +15,28 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
 
 WEB = Path(__file__).resolve().parent
 ROOT = WEB.parents[1]
+MODEL = ROOT / "models/fashion_mlp_exact.onnx"
 VENDOR = WEB / "vendor"
 RUNTIME = WEB / "node_modules/onnxruntime-web/dist"
 RAW = ROOT / "data/raw"
 PICTURES = 60  # of the strip: the first of the test set, right and wrong answers alike
+LEAST = (
+    0.01  # of the training pictures are less like their class's average than what gets a warning
+)
 COPIED = {
-    "fashion_mlp.onnx": ROOT / "models/fashion_mlp.onnx",
+    "model.onnx": MODEL,
     "onnxruntime.js": RUNTIME / "ort.wasm.bundle.min.mjs",
     "onnxruntime.wasm": RUNTIME / "ort-wasm-simd-threaded.wasm",
 }
@@ -38,23 +48,91 @@ def prepare() -> None:
     Raises:
         OSError: a file is missing.
     """
-    VENDOR.mkdir(exist_ok=True)
+    shutil.rmtree(VENDOR, ignore_errors=True)
+    VENDOR.mkdir()
     for name, source in COPIED.items():
         shutil.copyfile(source, VENDOR / name)
-    about = json.loads((ROOT / "models/labels.json").read_text(encoding="utf-8"))
-    size = PICTURES * math.prod(about["image_shape"])
-    (VENDOR / "pictures.bin").write_bytes(read(RAW / "t10k-images-idx3-ubyte", 16, size))
-    labels = list(read(RAW / "t10k-labels-idx1-ubyte", 8, PICTURES))
-    page = {"classes": about["class_names"], "shape": about["image_shape"], "labels": labels}
+    metadata = read_metadata()
+    shape = json.loads(metadata["image_shape"])
+    pictures = read(RAW / "t10k-images-idx3-ubyte", 16, PICTURES * math.prod(shape))
+    (VENDOR / "pictures.bin").write_bytes(pictures)
+    train = np.frombuffer(read(RAW / "train-images-idx3-ubyte", 16), np.uint8)
+    labels = np.frombuffer(read(RAW / "train-labels-idx1-ubyte", 8), np.uint8)
+    averages, least = measure(train.reshape(len(labels), -1), labels)
+    (VENDOR / "averages.bin").write_bytes(averages.tobytes())
+    page = {
+        "dataset": metadata["dataset"],
+        "classes": json.loads(metadata["class_names"]),
+        "shape": shape,
+        "photos": metadata.get("photos", "trimmed"),
+        "labels": list(read(RAW / "t10k-labels-idx1-ubyte", 8, PICTURES)),
+        "accuracy": float(metadata.get("test_accuracy", 0)),  # 0: not measured
+        "least": least,
+        "bytes": sum((VENDOR / f"{name}").stat().st_size for name in COPIED if ".js" not in name),
+        "source": source_address(),
+        "card": card(metadata),
+    }
     content = json.dumps(page, ensure_ascii=False) + "\n"
     (VENDOR / "page.json").write_text(content, encoding="utf-8", newline="\n")
 
 
-def read(path: Path, start: int, size: int) -> bytes:
+def read_metadata() -> dict[str, str]:
+    """Read what the model says of itself."""
+    session = onnxruntime.InferenceSession(MODEL, providers=["CPUExecutionProvider"])
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
+def read(path: Path, start: int, size: int = -1) -> bytes:
     """Read part of a file, such as an IDX file behind its header."""
     with path.open("rb") as file:
         file.seek(start)
         return file.read(size)
+
+
+def measure(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Average each class's pictures, and measure how like an average the least of them are.
+
+    Args:
+        images: uint8 (n, pixels).
+        labels: class numbers (n,).
+
+    Returns:
+        uint8 (classes, pixels), and the cosine to the nearest average that `LEAST` lie below.
+    """
+    averages = np.stack([images[labels == label].mean(axis=0) for label in np.unique(labels)])
+    averages = np.rint(averages).astype(np.uint8)
+    units = averages / np.maximum(1, np.linalg.norm(averages, axis=1, keepdims=True))
+    nearest = []
+    for block in np.array_split(images, max(1, len(images) // 5000)):
+        block = block / np.maximum(1, np.linalg.norm(block.astype(np.float32), axis=1))[:, None]
+        nearest.append((block @ units.T).max(axis=1))
+    return averages, round(float(np.quantile(np.concatenate(nearest), LEAST)), 3)
+
+
+def source_address() -> str:
+    """Find where the source is: where this was cloned from, or else this folder's own."""
+    command = ["git", "config", "--get", "remote.origin.url"]
+    url = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    found = re.fullmatch(
+        r"(?:https://|ssh://git@|git@)(?:[^/@]*@)?([^/:]+)[/:](.*?)(\.git)?\s*", url
+    )
+    return f"https://{found[1]}/{found[2]}" if found else "page.js"
+
+
+def card(metadata: dict[str, str]) -> dict[str, Any]:
+    """Take what a model card says from the metadata; the keys are those of strings.js."""
+    train = json.loads(metadata["train_params"])
+    height, width = json.loads(metadata["image_shape"])
+    classes = len(next(iter(json.loads(metadata["class_names"]).values())))
+    units = [height * width, *train["hidden_units"], classes]
+    return {
+        "data": f"{metadata['dataset']} ({metadata['data_license']})",
+        "network": "-".join(map(str, units)),
+        "optimizer": train["optimizer"]["class_name"],
+        "epochs": train["epochs"],
+        "testAccuracy": metadata.get("test_accuracy", "–"),
+        "license": metadata["model_license"],
+    }
 
 
 def main() -> int:

@@ -71,9 +71,10 @@ function findBackground({ width, height, rgb }) {
 
 const toGrey = (r, g, b) => (19595 * r + 38470 * g + 7471 * b + 32768) >> 16; // step 4
 
-/** Find the rectangle of all pixels that differ from the background (step 5). */
+/** Find the rectangle of all pixels that differ from the background (step 5); count the edge's. */
 function trim({ width, height, rgb }, [r, g, b]) {
   const box = { left: width, top: height, right: -1, bottom: -1 };
+  let atEdge = 0;
   for (let i = 0, y = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i += 3) {
       if ((rgb[i] - r) ** 2 + (rgb[i + 1] - g) ** 2 + (rgb[i + 2] - b) ** 2 <= NEAR) continue;
@@ -81,10 +82,12 @@ function trim({ width, height, rgb }, [r, g, b]) {
       box.right = Math.max(box.right, x);
       box.top = Math.min(box.top, y);
       box.bottom = y;
+      if (x === 0 || y === 0 || x === width - 1 || y === height - 1) atEdge++;
     }
   }
   if (box.bottom < 0) throw new Refused("oneColour");
-  return box;
+  const edgePixels = width * height - Math.max(0, width - 2) * Math.max(0, height - 2);
+  return { ...box, edge: atEdge / edgePixels };
 }
 
 /** Scale grey values by area to the largest size that fits into [height, width] (step 6). */
@@ -93,8 +96,13 @@ function fit(values, width, height, shape) {
     height * shape[1] >= width * shape[0]
       ? { height: shape[0], width: Math.max(1, rounded(width * shape[0], height)) }
       : { height: Math.max(1, rounded(height * shape[1], width)), width: shape[1] };
-  const across = overlaps(width, fitted.width);
-  fitted.values = overlaps(height, fitted.height).flatMap((rows) =>
+  fitted.values = scale(values, width, height, fitted.height, fitted.width);
+  return fitted;
+}
+
+function scale(values, width, height, newHeight, newWidth) {
+  const across = overlaps(width, newWidth);
+  return overlaps(height, newHeight).flatMap((rows) =>
     across.map((columns) => {
       let sum = 0;
       for (const [y, high] of rows) {
@@ -103,7 +111,6 @@ function fit(values, width, height, shape) {
       return rounded(sum, width * height);
     }),
   );
-  return fitted;
 }
 
 /** For each new pixel, the old ones under it: [index, how much is covered, in 1/new pixels]. */
@@ -122,17 +129,20 @@ function overlaps(old, size) {
  * Turn a reduced photo into what the network sees (steps 3 to 8).
  *
  * @param {number[]} shape [height, width] of the network's picture
- * @returns {Uint8Array} grey values, row by row
+ * @param {"trimmed" | "plain"} photos what the network was trained on
+ * @returns {{picture: Uint8Array, edge: number}} grey values, row by row; the share of the photo's
+ *   edge that differs from its background
  * @throws {Refused} there is nothing on the photo
  */
-export function toPicture(reduced, shape) {
+export function toPicture(reduced, shape, photos) {
+  if (photos === "plain") return { picture: stretch(reduced, shape), edge: 0 };
   let rgb = reduced.rgb;
   let background = findBackground(reduced);
   if (toGrey(...background) < 128) {
     rgb = rgb.map((value) => 255 - value);
     background = background.map((value) => 255 - value);
   }
-  const { left, top, right, bottom } = trim({ ...reduced, rgb }, background);
+  const { left, top, right, bottom, edge } = trim({ ...reduced, rgb }, background);
   const [width, height] = [right + 1 - left, bottom + 1 - top];
   const grey = new Uint8Array(width * height);
   for (let y = 0; y < height; y++) {
@@ -152,6 +162,16 @@ export function toPicture(reduced, shape) {
     const row = values.slice(y * fitted.width, (y + 1) * fitted.width);
     picture.set(row, (above + y) * shape[1] + before);
   }
+  return { picture, edge };
+}
+
+/** Resize a reduced photo, and nothing else. */
+function stretch({ width, height, rgb }, shape) {
+  const grey = Uint8Array.from({ length: width * height }, (_, i) =>
+    toGrey(rgb[3 * i], rgb[3 * i + 1], rgb[3 * i + 2]),
+  );
+  const picture = Uint8Array.from(scale(grey, width, height, ...shape));
+  if (picture.every((value) => value === picture[0])) throw new Refused("oneColour");
   return picture;
 }
 

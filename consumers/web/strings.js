@@ -3,9 +3,9 @@
 export const STRINGS = {
   en: {
     title: "What is this?",
-    about:
-      "A neural network names clothing on 28×28 pixels. It runs in this browser: " +
-      "photos stay on your device.",
+    about: "A neural network tells the {classes} classes of {dataset} apart on {height}×{width} pixels.",
+    accuracy: "It is right on {right} of 100 test pictures.",
+    stays: "It runs in this browser: photos stay on your device.",
     ask: "Choose what to name",
     tests: "Test pictures",
     photo: "Photo",
@@ -23,15 +23,34 @@ export const STRINGS = {
     clear: "Clear",
     answer: "Answer",
     loading: "Loading the network…",
+    progress: "{loaded} of {total} MB",
     ready: "Choose a picture",
     reading: "Reading the photo…",
     seen: "What the network sees: {height} by {width} pixels",
     result: "{name}, {percent}",
+    undecided: "{name} or {second}",
+    isUndecided: "Undecided: {first} and {second}.",
+    busy:
+      "The background is not plain: {share}% of the photo's edge differs from it. " +
+      "Such answers are mostly wrong.",
+    unlike: "This is little like any picture that the network learned from: the answer may mean nothing.",
     labelRight: "That is its label too.",
     labelWrong: "Its label: {label}.",
     time: "Network: {network} ms.",
     timeBoth: "Picture: {picture} ms, network: {network} ms.",
+    source: "Source",
+    modelCard: "Model card",
+    data: "Data",
+    network: "Network",
+    optimizer: "Optimizer",
+    epochs: "Epochs",
+    testAccuracy: "Test accuracy",
+    license: "Licence of the model",
+    limits:
+      "It knows these classes and no others: whatever it is shown, it answers with one of them. " +
+      "It needs one thing on a plain background.",
     noNetwork: "The network can't be loaded: {reason}. `make page` writes its files.",
+    noDecoder: "decode.js, which reads photos, can't be loaded.",
     empty: "The file is empty (0 bytes).",
     notPicture: "This is not a PNG, JPEG, WebP, GIF or BMP picture.",
     noFile: "There is no picture in what was dropped or pasted.",
@@ -46,9 +65,9 @@ export const STRINGS = {
   },
   ru: {
     title: "Что это?",
-    about:
-      "Нейронная сеть узнаёт одежду по 28×28 пикселям. Она работает в этом браузере: " +
-      "фотографии не покидают устройство.",
+    about: "Нейронная сеть различает классы {dataset} ({classes}) по {height}×{width} пикселям.",
+    accuracy: "Из 100 тестовых картинок верно узнаёт {right}.",
+    stays: "Она работает в этом браузере: фотографии не покидают устройство.",
     ask: "Выберите, что узнать",
     tests: "Тестовые",
     photo: "Фото",
@@ -66,15 +85,34 @@ export const STRINGS = {
     clear: "Стереть",
     answer: "Ответ",
     loading: "Сеть загружается…",
+    progress: "{loaded} из {total} МБ",
     ready: "Выберите картинку",
     reading: "Читаю фото…",
     seen: "Что видит сеть: {height} на {width} пикселей",
     result: "{name}, {percent}",
+    undecided: "{name} или {second}",
+    isUndecided: "Нет уверенности: {first} и {second}.",
+    busy:
+      "Фон неоднороден: от него отличается {share} % края фотографии. " +
+      "Такие ответы чаще всего неверны.",
+    unlike: "Это мало похоже на то, чему училась сеть: ответ может ничего не значить.",
     labelRight: "Так и размечено.",
     labelWrong: "Размечено: {label}.",
     time: "Сеть: {network} мс.",
     timeBoth: "Картинка: {picture} мс, сеть: {network} мс.",
+    source: "Исходный код",
+    modelCard: "О модели",
+    data: "Данные",
+    network: "Сеть",
+    optimizer: "Оптимизатор",
+    epochs: "Эпох",
+    testAccuracy: "Точность на тесте",
+    license: "Лицензия модели",
+    limits:
+      "Она знает только эти классы: что ей ни покажи, она ответит одним из них. " +
+      "Нужен один предмет на ровном фоне.",
     noNetwork: "Сеть не загрузилась: {reason}. Её файлы создаёт `make page`.",
+    noDecoder: "Не загрузился decode.js, который читает фотографии.",
     empty: "Файл пуст (0 байт).",
     notPicture: "Это не картинка PNG, JPEG, WebP, GIF или BMP.",
     noFile: "В том, что перетащили или вставили, нет картинки.",

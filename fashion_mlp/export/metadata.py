@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnx import ModelProto, helper
 
@@ -19,7 +19,7 @@ def metadata(
     files: Mapping[str, File],
     validation_images: int,
     train: Train,
-    accuracy: float,
+    accuracy: Mapping[Literal["test", "validation"], float],
 ) -> dict[str, Any]:
     """Gather what a consumer must know, whichever of the files it is.
 
@@ -31,19 +31,20 @@ def metadata(
         files: the raw data, by file name.
         validation_images: held out from training.
         train: the parameters that were trained with.
-        accuracy: on the test set.
+        accuracy: by the split that was measured: test or validation.
     """
     return {
-        "class_names": dataset.class_names.model_dump(),
+        "class_names": dataset.class_names.given,
         "data_license": dataset.license,
         "data_sha256": {name: file.sha256 for name, file in files.items()},
         "dataset": dataset.name,
         "image_shape": dataset.image_shape,
         "model_author": "fashion-mlp",
         "model_license": "MIT",
-        "test_accuracy": f"{accuracy:.{DIGITS}f}",
+        "photos": dataset.photos,
         "train_params": train.model_dump(),
         "validation_images": validation_images,
+        **{f"{split}_accuracy": f"{share:.{DIGITS}f}" for split, share in accuracy.items()},
     }
 
 
@@ -79,5 +80,6 @@ def labels(dataset: Dataset) -> dict[str, Any]:
     return {
         "dataset": dataset.name,
         "image_shape": list(dataset.image_shape),
-        "class_names": dataset.class_names.model_dump(),
+        "photos": dataset.photos,
+        "class_names": dataset.class_names.given,
     }

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import PowerNorm
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fashion_mlp.pictures.paper import Epoch
@@ -23,7 +24,7 @@ NAME_LENGTH = 14  # letters of a class name that fit beside the confusion matrix
 
 
 class Bins(NamedTuple):
-    """Test images in bins of equal width by how sure the network is of its answer.
+    """Images in bins of equal width by how sure the network is of its answer.
 
     images: how many (bins,). confidence: mean probability of the answer (bins,). accuracy: share of
     right answers (bins,). Both are 0 where a bin is empty.
@@ -48,18 +49,21 @@ def history(
     paper: Sequence[Epoch],
     claimed_accuracy: float | None,
 ) -> None:
-    """Draw loss and accuracy by epoch, the paper's epochs marked: its figure 8.
+    """Draw loss and accuracy by epoch: the paper's figure 8, its epochs marked where they fit.
 
     Args:
         path: PNG file to write.
         language: of the texts.
         log: `loss` and `accuracy` of each epoch from 1, and `validation_loss` and
             `validation_accuracy` where images were held out.
-        test: `loss` and `accuracy` on the test set.
-        paper: lines of the paper's log; empty where they can't be compared.
+        test: `loss` and `accuracy` on the test set; empty where it was left alone.
+        paper: lines of the paper's log; empty where they can't be compared. They and its claim are
+            drawn if this run has as many epochs as the paper's, or more.
         claimed_accuracy: what the paper's text says, or None.
     """
-    texts = TEXTS[language]
+    texts, epochs = TEXTS[language], len(log["loss"])
+    if paper and epochs < paper[-1].epoch:
+        paper, claimed_accuracy = (), None
     with drawing(path, height=4.4) as figure:
         for key, axes in zip(("loss", "accuracy"), figure.subplots(1, 2), strict=True):
             axes.set_title(texts[key], loc="left", weight="bold", size=11)
@@ -68,14 +72,14 @@ def history(
             axes.grid(axis="y")
             _numbers(axes.yaxis, language)
             _curves(axes, log, key, texts, paper)
-            _level(axes, test[key], f"{test[key]:.4f}", GREEN, texts["test"], language)
+            if test:
+                _point(axes, epochs, test[key], texts["test"], language)
             if key == "accuracy" and claimed_accuracy is not None:
-                written = f"{claimed_accuracy:g}"
-                _level(axes, claimed_accuracy, written, VERMILION, texts["claim"], language)
+                _level(axes, claimed_accuracy, f"{claimed_accuracy:g}", texts["claim"], language)
             if key == "loss":
                 axes.set_ylim(bottom=0)
-            axes.set_xlim(0, None)
-            if paper and paper[-1].epoch <= len(log[key]):
+            axes.set_xlim(0, epochs * 1.04)  # room for the last points
+            if paper:
                 _zoom(axes, log, key, texts, paper, language)
         # The accuracy's curves are the loss' and more.
         figure.legend(
@@ -83,9 +87,24 @@ def history(
         )
 
 
-def _level(axes: Axes, value: float, written: str, colour: str, label: str, language: str) -> None:
+def _point(axes: Axes, epochs: int, value: float, label: str, language: str) -> None:
+    """Mark what was measured once, after the last epoch, its value written beside it."""
+    axes.plot([epochs], [value], "D", color=GREEN, markersize=6, label=label, clip_on=False)
+    axes.annotate(
+        decimal(f"{value:.4f}", language),
+        (epochs, value),
+        xytext=(-8, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        size=9,
+        color=GREEN,
+    )
+
+
+def _level(axes: Axes, value: float, written: str, label: str, language: str) -> None:
     """Draw a level across the axes, its value written at the right end."""
-    axes.axhline(value, color=colour, linestyle=(0, (4, 2)), lw=1.2, label=label)
+    axes.axhline(value, color=VERMILION, linestyle=(0, (4, 2)), lw=1.2, label=label)
     axes.annotate(
         decimal(written, language),
         (1, value),
@@ -94,7 +113,7 @@ def _level(axes: Axes, value: float, written: str, colour: str, label: str, lang
         textcoords="offset points",
         ha="right",
         size=9,
-        color=colour,
+        color=VERMILION,
     )
 
 
@@ -114,7 +133,8 @@ def _curves(
             held_out,
             color=INK,
             marker=marker,
-            lw=1,
+            linestyle=(0, (5, 1.5)),
+            lw=1.5,
             label=texts["validation"],
         )
     if paper:
@@ -217,15 +237,28 @@ def first_image(
         right.grid(axis="x")
 
 
-def confusion(path: Path, language: str, counts: np.ndarray, names: Sequence[str]) -> None:
-    """Draw the confusion matrix, int (classes, classes): rows are labels, columns answers."""
+def confusion(
+    path: Path, language: str, counts: np.ndarray, names: Sequence[str], split: str
+) -> None:
+    """Draw the confusion matrix.
+
+    Args:
+        path: PNG file to write.
+        language: of the texts.
+        counts: int (classes, classes): rows are labels, columns answers.
+        names: of the classes.
+        split: that was measured: test or validation.
+    """
     texts = TEXTS[language]
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     with drawing(path, height=6.6) as figure:
         axes = figure.subplots()
-        figure.suptitle(texts["confusion"], x=0.01, ha="left", weight="bold", size=11)
-        image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        title = texts["confusion"].format(texts[split])
+        figure.suptitle(title, x=0.01, ha="left", weight="bold", size=11)
+        # White where there is nothing; the square root, so that mistakes show beside the diagonal.
+        shade = PowerNorm(0.5, vmin=0, vmax=1)
+        image = axes.imshow(shares, cmap="Blues", norm=shade, aspect="auto")
         axes.set_xlabel(texts["predicted"])
         axes.set_ylabel(texts["label"])
         if len(names) <= MOST_NAMES:
@@ -235,8 +268,15 @@ def confusion(path: Path, language: str, counts: np.ndarray, names: Sequence[str
         if len(names) <= MOST_COUNTS:
             for (row, column), count in np.ndenumerate(counts):
                 if count:
-                    colour = INK if shares[row, column] > 0.5 else "white"
-                    axes.text(column, row, str(count), ha="center", va="center", color=colour)
+                    axes.text(
+                        column,
+                        row,
+                        str(count),
+                        ha="center",
+                        va="center",
+                        color="white" if shares[row, column] > 0.35 else INK,
+                        weight="bold" if row == column else "normal",
+                    )
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, label=texts["share"], pad=0.02)
@@ -244,8 +284,15 @@ def confusion(path: Path, language: str, counts: np.ndarray, names: Sequence[str
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v, 0, language)))
 
 
-def reliability(path: Path, language: str, bins: Bins) -> None:
-    """Draw how often the network is right against how sure it is, and how many images that is."""
+def reliability(path: Path, language: str, bins: Bins, split: str) -> None:
+    """Draw how often the network is right against how sure it is, and how many images that is.
+
+    Args:
+        path: PNG file to write.
+        language: of the texts.
+        bins: of the images.
+        split: that was measured: test or validation.
+    """
     texts = TEXTS[language]
     edges = np.linspace(0, 1, len(bins.images) + 1)
     filled = bins.images > 0
@@ -282,7 +329,7 @@ def reliability(path: Path, language: str, bins: Bins) -> None:
             color=BLUE,
             edgecolor="white",
         )
-        right.set_ylabel(texts["count"])
+        right.set_ylabel(texts["count"].format(texts[split]))
         right.yaxis.set_major_formatter(FuncFormatter(lambda v, _: thousands(v, language)))
         right.yaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in (left, right):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from fashion_mlp.pictures.style import BLUE, GREY, INK, VERMILION, WIDTH, Answer
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "#FFFFFF", VERMILION])
 MOST_TILES = 50  # small images in a grid
+KEY_WIDTH = 1.75  # inches for each entry of a key of colours
 NAME_LENGTH = 14  # letters of a class name that fit under a small image
 
 
@@ -52,10 +53,10 @@ def answers(path: Path, language: str, shown: Answers, names: Sequence[str]) -> 
         _message(path, texts["no_examples"])
         return
     columns = min(10, max(4, len(shown.images)))
-    _grid(path, texts["answers"], shown.images, captions, columns)
+    _grid(path, texts["answers"], shown.images, captions, columns, key=_verdicts(texts))
 
 
-def mistakes(path: Path, language: str, wrong: Answers, names: Sequence[str]) -> None:
+def mistakes(path: Path, language: str, wrong: Answers, names: Sequence[str], split: str) -> None:
     """Draw the mistakes that the network is surest of, the surest first.
 
     Args:
@@ -63,9 +64,11 @@ def mistakes(path: Path, language: str, wrong: Answers, names: Sequence[str]) ->
         language: of the texts.
         wrong: images whose label is not the network's answer, in any order; 10 are drawn.
         names: of the classes.
+        split: that was measured: test or validation.
     """
+    texts = TEXTS[language]
     if not len(wrong.images):
-        _message(path, TEXTS[language]["no_mistakes"])
+        _message(path, texts["no_mistakes"].format(texts[split]))
         return
     # Rounded, and equals in the order of their numbers: the last bits decide nothing.
     surest = np.argsort(-wrong.probabilities.max(axis=1).round(5), kind="stable")[:10]
@@ -76,7 +79,7 @@ def mistakes(path: Path, language: str, wrong: Answers, names: Sequence[str]) ->
         [wrong.numbers[place] for place in surest],
     )
     captions = list(_answer_lines(shown, names, language))
-    _grid(path, TEXTS[language]["mistakes"], shown.images, captions, columns=5)
+    _grid(path, texts["mistakes"].format(texts[split]), shown.images, captions, columns=5)
 
 
 def averages(path: Path, language: str, means: np.ndarray, names: Sequence[str]) -> None:
@@ -124,7 +127,8 @@ def hidden_units(
         for name, units in zip(names * (1 + bool(hidden)), whose, strict=True)
     ]
     columns = len(names) if 5 <= len(names) <= 10 else 10 if len(names) > 10 else 5
-    _grid(path, texts["units"], 0.5 + scaled / 2, captions, columns, SIGNED)
+    key = [Caption(texts["favours"], VERMILION), Caption(texts["against"], BLUE)]
+    _grid(path, texts["units"], 0.5 + scaled / 2, captions, columns, SIGNED, key)
 
 
 def _grid(
@@ -134,8 +138,9 @@ def _grid(
     captions: Sequence[Sequence[Caption]],
     columns: int,
     colours: Colormap | str = "binary",
+    key: Sequence[Caption] = (),
 ) -> None:
-    """Draw small images row by row, each with its caption; at most 50.
+    """Draw small images row by row, each with its caption; at most 50. `key` explains colours.
 
     In one pair of axes, measured in inches: 50 pairs take seconds.
     """
@@ -153,6 +158,9 @@ def _grid(
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         axes.text(0.09, 0.12, title, va="top", weight="bold", size=11)
+        for number, caption in enumerate(key):
+            right = WIDTH - 0.09 - number * KEY_WIDTH
+            axes.text(right, 0.12, f"■ {caption.text}", va="top", ha="right", color=caption.colour)
         for place, (image, lines) in enumerate(zip(images, captions, strict=True)):
             row, column = divmod(place, columns)
             middle, top = (column + 0.5) * cell, head + row * row_height
@@ -177,6 +185,10 @@ def _grid(
                 )
         axes.set_xlim(0, WIDTH)
         axes.set_ylim(height, 0)
+
+
+def _verdicts(texts: Mapping[str, str]) -> list[Caption]:
+    return [Caption(texts["wrong"], VERMILION), Caption(texts["right"], BLUE)]
 
 
 def _message(path: Path, text: str) -> None:

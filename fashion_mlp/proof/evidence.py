@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -261,15 +261,22 @@ def describe_distance(used: Sequence[tuple[float, float]]) -> str:
     return f"largest distance {max(distances):.1e}, at most {max(shares):.0%} of the bound used"
 
 
-def uncertified(evidence: Evidence) -> list[tuple[str, int, int, int, float]]:
+def uncertified(
+    evidence: Evidence, also: Collection[tuple[str, int]] = ()
+) -> list[tuple[str, int, int, int, float]]:
     """List the images whose class the rounding bound leaves open.
+
+    Args:
+        evidence: from `gather`.
+        also: split and number of images to list in any case.
 
     Returns:
         Of each: split, number, class, the next class, and the gap between their probabilities.
     """
     rows = []
     for split, known in evidence.bounds.items():
-        for number in np.flatnonzero(~known.certified()):
+        listed = {number for name, number in also if name == split}
+        for number in sorted(listed.union(np.flatnonzero(~known.certified()))):
             order = np.argsort(-known.probabilities[number], kind="stable")
             best, following = int(order[0]), int(order[1])
             gap = known.probabilities[number, best] - known.probabilities[number, following]

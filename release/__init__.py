@@ -1,0 +1,1 @@
+"""What a release holds: `make release` lays it out, `make verify-release` checks one."""

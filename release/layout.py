@@ -1,0 +1,71 @@
+"""Which files a release has, where each comes from, and the hashes of all of them.
+
+A release is a folder: the ONNX files with their labels and test data, a model card, the web page,
+a statement of where it all comes from (provenance.json) and SHA256SUMS over all of it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.files import sha256
+
+WEB = Path("consumers/web")
+CARD, STATEMENT, SUMS, SIGNATURE = "README.md", "provenance.json", "SHA256SUMS", "model.sig"
+MADE = {CARD, STATEMENT, SUMS, SIGNATURE}  # by `make release`, from other files' content
+PAGE_FILES = re.compile(r"[^/]+\.(html|js|css|svg|ts)|vendor/[^/]+")  # what the page loads
+
+
+def sources(root: Path) -> dict[str, Path]:
+    """List a release's files that are copies: the file that each is of, by its name there.
+
+    Raises:
+        ValueError: the page is not whole.
+    """
+    models = [path for path in sorted((root / "models").rglob("*")) if is_released(path)]
+    found = {path.relative_to(root / "models").as_posix(): path for path in models}
+    web = root / WEB
+    if not (web / "vendor/page.json").is_file():
+        raise ValueError(f"{WEB}/vendor/page.json is missing; run `make page`")
+    for path in sorted([*web.glob("*"), *web.glob("vendor/*")]):
+        name = path.relative_to(web).as_posix()
+        if path.is_file() and PAGE_FILES.fullmatch(name):
+            found[f"page/{name}"] = path
+    return found | {"LICENSE": root / "LICENSE"}
+
+
+def is_released(path: Path) -> bool:
+    """Whether a file below models/ is part of a release: ONNX files, labels, test data."""
+    return path.suffix in (".onnx", ".pb") or path.name == "labels.json"
+
+
+def origin(name: str) -> str | None:
+    """Name the file of the repository that a file of a release is a copy of; None: of none."""
+    if name in MADE or name.startswith("recipes/"):
+        return None
+    if name.startswith("page/"):
+        return f"{WEB}/{name.removeprefix('page/')}"
+    return name if name == "LICENSE" else f"models/{name}"
+
+
+def hashes(folder: Path, leave_out: set[str]) -> dict[str, str]:
+    """Compute the SHA-256 of each file below a folder, by its path there.
+
+    Raises:
+        ValueError: something there is neither a file nor a folder that holds one.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+            raise ValueError(f"{name}: neither a file nor a folder that holds one")
+        if path.is_file() and name not in leave_out:
+            found[name] = sha256(path)
+    return found
+
+
+def sums(folder: Path) -> str:
+    """Write what SHA256SUMS says of a folder, in the form of `sha256sum`."""
+    listed = hashes(folder, {SUMS, SIGNATURE})
+    return "".join(f"{digest}  {name}\n" for name, digest in listed.items())

@@ -1,0 +1,133 @@
+"""Check a release, byte by byte: `make verify-release DIR=dist KEY=public.pem`.
+
+Refused is a file that was changed, added or removed: against SHA256SUMS, against the statement of
+provenance, and against the commit that this names: models by the MD5 in its dvc.lock, the page and
+the licence by its own files. Where all of these were forged, the signature alone tells.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from checks.common import git
+from pipeline.files import md5
+from release.layout import SIGNATURE, STATEMENT, SUMS, hashes, origin, sums
+from release.provenance import PREDICATE, TYPE, commit_of
+from release.signing import model_signing
+
+
+def compare(what: str, stated: Mapping[str, str], found: Mapping[str, str]) -> Iterator[str]:
+    """Say how files differ from the hashes that are stated for them."""
+    for name in sorted(stated.keys() | found.keys()):
+        if name not in found:
+            yield f"{name}: missing; {what} lists it"
+        elif name not in stated:
+            yield f"{name}: added; {what} does not list it"
+        elif stated[name] != found[name]:
+            yield f"{name}: changed: expected SHA-256 {stated[name]} ({what}), got {found[name]}"
+
+
+def check_sums(folder: Path) -> Iterator[str]:
+    """Compare a release with its SHA256SUMS, which must be what `make release` writes."""
+    text = (folder / SUMS).read_text(encoding="utf-8")
+    lines = [line.split("  ", 1) for line in text.splitlines()]
+    stated = {line[-1]: line[0] for line in lines}
+    faults = list(compare(SUMS, stated, hashes(folder, {SUMS, SIGNATURE})))
+    if not faults and text != sums(folder):
+        faults = [f"{SUMS}: changed: not as `make release` writes it"]
+    yield from faults
+
+
+def check_statement(folder: Path, stated: Mapping[str, Any]) -> Iterator[str]:
+    """Compare a release with the hashes in its statement of provenance."""
+    if (stated.get("_type"), stated.get("predicateType")) != (TYPE, PREDICATE):
+        yield f"{STATEMENT}: expected {TYPE} with {PREDICATE}"
+    subjects = {one["name"]: one["digest"]["sha256"] for one in stated["subject"]}
+    yield from compare(STATEMENT, subjects, hashes(folder, {SUMS, SIGNATURE, STATEMENT}))
+
+
+def check_commit(folder: Path, commit: str, root: Path) -> Iterator[str]:
+    """Compare a release with the commit that it names.
+
+    Raises:
+        ValueError: the commit is not in this repository.
+    """
+    lock = yaml.safe_load(git("show", f"{commit}:./dvc.lock", folder=root))["stages"]
+    outputs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", [])}
+    listing = git("ls-tree", "-r", "--name-only", "-z", commit, folder=root)
+    tracked = set(listing.decode().split("\0"))
+    for path in filter(Path.is_file, sorted(folder.rglob("*"))):
+        name = path.relative_to(folder).as_posix()
+        source = origin(name)
+        if source in outputs and md5(path) != outputs[source]:
+            yield f"{name}: expected MD5 {outputs[source]} (dvc.lock of {commit[:12]})"
+        elif source in tracked and path.read_bytes() != git(
+            "show", f"{commit}:./{source}", folder=root
+        ):
+            yield f"{name}: differs from {source} of commit {commit[:12]}"
+
+
+def check_signature(folder: Path, key: str) -> Iterator[str]:
+    """Check the signature where a public key is given."""
+    if not key:
+        return
+    if not (folder / SIGNATURE).is_file():
+        yield f"{SIGNATURE}: missing; expected a signature by {key}'s owner"
+        return
+    options = ["--public_key", key, "--signature", str(folder / SIGNATURE)]
+    if reason := model_signing("verify", "key", *options, str(folder)):
+        yield f"{SIGNATURE}: not by {key}'s owner, or not of these files: {reason}"
+
+
+def verify(folder: Path, key: str, root: Path) -> tuple[list[str], str]:
+    """Check a release.
+
+    Returns:
+        A line for each fault, and the commit that it comes from.
+
+    Raises:
+        ValueError: it can't be read as a release, or its commit is not here.
+        OSError: a file can't be read.
+    """
+    try:
+        stated = json.loads((folder / STATEMENT).read_text(encoding="utf-8"))
+        commit = commit_of(stated)
+        faults = [*check_sums(folder), *check_statement(folder, stated)]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{folder}: not a release: {reason}") from None
+    # Each file once: the first that is said of it says enough.
+    faults += [*check_commit(folder, commit, root), *check_signature(folder, key)]
+    return list({fault.split(": ")[0]: fault for fault in reversed(faults)}.values())[::-1], commit
+
+
+def main() -> int:
+    """Check; the exit status is 0 where nothing differs."""
+    if len(sys.argv) < 2:
+        print("verify-release: error: say which: make verify-release DIR=dist", file=sys.stderr)
+        return 2
+    folder, key = Path(sys.argv[1]), "".join(sys.argv[2:])
+    try:
+        faults, commit = verify(folder, key, Path())
+    except OSError as error:
+        print(f"verify-release: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"verify-release: error: {error}", file=sys.stderr)
+        return 1
+    for fault in faults:
+        print(f"verify-release: REFUSED: {fault}")
+    signed = "signature checked" if key else "signature not checked (KEY=public.pem checks it)"
+    if not faults:
+        print(f"verify-release: {folder}: every file is that of commit {commit[:12]}; {signed}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Check params.yaml before DVC removes the outputs of the stages that read it.
+
+DVC deletes what a stage wrote and starts it then, so that a wrong value would cost the results of
+the last run. Runs inside .venv.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import yaml
+
+from pipeline.guard import LOCK
+from pipeline.params import FILES, Optimizer, Params, load_params
+
+LABELS_HEADER = 8  # bytes in front of the labels in an IDX file
+CHECKED = Optimizer().config.model_dump().keys()  # options that the schema itself knows
+
+
+def check_counts(params: Params) -> None:
+    """Check what is counted in images.
+
+    Raises:
+        ValueError: more are held out, or shown, than there are.
+    """
+    images = params.fetch.files[FILES[1]].bytes - LABELS_HEADER
+    held_out = params.preprocess.validation_images
+    if held_out >= images:
+        raise ValueError(
+            f"params.yaml: preprocess.validation_images: must be below {images:,}, the number of "
+            f"training images; got {held_out:,}"
+        )
+    if too_large := [it for it in params.evaluate.examples if it >= images - held_out]:
+        raise ValueError(
+            f"params.yaml: evaluate.examples: {too_large} must be below {images - held_out:,}, "
+            f"the number of training images"
+        )
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Check options that Keras alone knows; nothing where the last run had them, or none is given.
+
+    Raises:
+        ValueError: Keras does not take them.
+    """
+    values = optimizer.model_dump()
+    if values == last_optimizer() or (
+        optimizer.class_name == Optimizer().class_name and values["config"].keys() <= CHECKED
+    ):
+        return
+    from fashion_mlp.network import engine
+
+    engine.start()  # three seconds
+
+    from fashion_mlp.training.optimizer import make_optimizer
+
+    make_optimizer(**values)
+
+
+def last_optimizer() -> Any:
+    """Read from dvc.lock what the last run trained with."""
+    try:
+        stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+        return stages["train"]["params"]["params.yaml"]["train"]["optimizer"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None  # no run, or a damaged file, which `make` mends
+
+
+def main() -> int:
+    """Check; the exit status is 1 and a line for each fault says why where a value is wrong."""
+    try:
+        params = load_params()
+        check_counts(params)
+        check_optimizer(params.train.optimizer)
+    except (ValueError, OSError) as error:
+        print(f"make: {error}; nothing was run", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

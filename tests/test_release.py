@@ -1,0 +1,197 @@
+"""A release of a small repository: laid out, signed, and tampered with in every way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fashion_mlp.formats import write_json, write_text
+from pipeline.files import md5
+from release.__main__ import build, sign
+from release.layout import SIGNATURE, STATEMENT, SUMS, hashes, sums
+from release.verify import verify
+from tests.conftest import ROOT
+from tests.docs_cog import run
+
+MODELS = ("fashion_mlp.onnx", "fashion_mlp_uint8.onnx", "fashion_mlp_exact.onnx")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A commit with this project's results and small files in place of models and page."""
+    root = tmp_path_factory.mktemp("release") / "project"
+    for name in ("metrics", "plots"):
+        shutil.copytree(ROOT / name, root / name)
+    for name in ("LICENSE", "dvc.lock", "models/labels.json"):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    made = {f"models/{name}": f"the model {name}" for name in MODELS}
+    made |= {"models/test_data_set_0/input_0.pb": "input", "models/fashion_mlp.keras": "keras"}
+    web = {"index.html": "<p>", "page.js": "//", "prepare.py": "#", "vendor/page.json": "{}"}
+    for name, text in (made | {f"consumers/web/{it}": text for it, text in web.items()}).items():
+        write_text(root / name, text)
+    lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+    for out in lock["stages"]["export"]["outs"]:
+        if (root / out["path"]).is_file():
+            out["md5"] = md5(root / out["path"])
+    write_text(root / "dvc.lock", yaml.safe_dump(lock))
+    write_text(root / ".gitignore", "/models/*\n!/models/labels.json\n/consumers/web/vendor/\n")
+    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "state"]):
+        assert run(root, "git", *arguments).returncode == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("keys")
+    found: dict[str, str] = {}
+    for name in ("ours", "other"):
+        private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
+        curve = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout"]
+        subprocess.run([*curve, "-out", str(private)], check=True)
+        make_public = ["openssl", "ec", "-in", str(private), "-pubout", "-out", str(public)]
+        subprocess.run(make_public, check=True, capture_output=True)
+        found |= {name: str(private), f"{name} public": str(public)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def signed(project: Path, keys: dict[str, str]) -> Path:
+    folder = project.with_name("dist")
+    build(project, folder)
+    sign(folder, keys["ours"])
+    return folder
+
+
+@pytest.fixture
+def dist(signed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(signed, tmp_path / "dist")
+
+
+def test_a_release_has_what_it_should_and_is_verified(
+    dist: Path, project: Path, keys: dict[str, str]
+) -> None:
+    page = {"page/index.html", "page/page.js", "page/vendor/page.json"}
+    models = {*MODELS, "labels.json", "test_data_set_0/input_0.pb"}
+    described = {"LICENSE", "README.md", STATEMENT}
+    assert set(hashes(dist, {SUMS, SIGNATURE})) == page | models | described
+    head = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    assert verify(dist, keys["ours public"], project) == ([], head)
+    checked = subprocess.run(["sha256sum", "--quiet", "-c", SUMS], cwd=dist, check=False)
+    assert checked.returncode == 0
+    front = (dist / "README.md").read_text(encoding="utf-8").split("---\n")[1]
+    metrics = json.loads((project / "metrics/evaluate.json").read_text())
+    (result,) = yaml.safe_load(front)["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "accuracy", "value": metrics["test_accuracy"]}]
+
+
+def test_a_release_is_the_same_bytes_again(signed: Path, project: Path, tmp_path: Path) -> None:
+    build(project, tmp_path / "again")
+    assert hashes(tmp_path / "again", set()) == hashes(signed, {SIGNATURE})
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def forge(dist: Path, name: str) -> None:
+    """Change a file, and the hashes that are stated for it."""
+    flip(dist / name)
+    stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
+    for subject in stated["subject"]:
+        subject["digest"]["sha256"] = hashes(dist, set())[subject["name"]]
+    write_json(dist / STATEMENT, stated)
+    write_text(dist / SUMS, sums(dist))
+
+
+def link(dist: Path) -> None:
+    (dist / "labels.json").rename(dist.with_name("elsewhere"))
+    (dist / "labels.json").symlink_to(dist.with_name("elsewhere"))
+
+
+def swap(dist: Path) -> None:
+    one, other = dist / MODELS[0], dist / MODELS[1]
+    contents = other.read_bytes(), one.read_bytes()
+    one.write_bytes(contents[0])
+    other.write_bytes(contents[1])
+
+
+def edit_sums(dist: Path, change: Callable[[str], str]) -> None:
+    write_text(dist / SUMS, change((dist / SUMS).read_text(encoding="utf-8")))
+
+
+FILES = ("README.md", "LICENSE", *MODELS, "labels.json", "test_data_set_0/input_0.pb")
+PAGE = ("page/index.html", "page/vendor/page.json")
+TAMPERINGS: dict[str, Callable[[Path], object]] = {
+    **{
+        f"a bit of {name}": lambda dist, name=name: flip(dist / name)  # type: ignore[misc]
+        for name in (*FILES, *PAGE, STATEMENT, SUMS)
+    },
+    **{
+        f"no {name}": lambda dist, name=name: (dist / name).unlink()  # type: ignore[misc]
+        for name in (MODELS[2], "page/page.js", "README.md", STATEMENT, SUMS)
+    },
+    "a byte more": lambda dist: (dist / MODELS[0]).open("ab").write(b"\0"),
+    "a byte less": lambda dist: (dist / "LICENSE").write_bytes(b"MIT"),
+    "a file more": lambda dist: (dist / "page/new.js").write_text(""),
+    "a hidden file": lambda dist: (dist / ".hidden").write_text(""),
+    "an empty folder": lambda dist: (dist / "folder").mkdir(),
+    "a link": link,
+    "two files swapped": swap,
+    "another name": lambda dist: (dist / MODELS[0]).rename(dist / "model.onnx"),
+    "a line of SHA256SUMS less": lambda dist: edit_sums(dist, lambda it: it.split("\n", 1)[1]),
+    "a line of SHA256SUMS twice": lambda dist: edit_sums(dist, lambda it: it + it.split("\n")[0]),
+    "an empty line in SHA256SUMS": lambda dist: edit_sums(dist, lambda it: it + "\n"),
+    "a forged model": lambda dist: forge(dist, MODELS[2]),
+    "a forged page": lambda dist: forge(dist, "page/page.js"),
+    "a forged licence": lambda dist: forge(dist, "LICENSE"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_every_tampering_is_refused_without_the_signature(
+    name: str, dist: Path, project: Path
+) -> None:
+    TAMPERINGS[name](dist)
+    try:
+        faults, _ = verify(dist, "", project)
+    except (ValueError, OSError):
+        return
+    assert faults
+
+
+def test_what_is_forged_beyond_the_commit_is_refused_by_the_signature(
+    dist: Path, project: Path, keys: dict[str, str]
+) -> None:
+    (_, *_), _ = verify(dist, keys["other public"], project)
+    forge(dist, "README.md")
+    assert verify(dist, "", project)[0] == []
+    (fault,), _ = verify(dist, keys["ours public"], project)
+    assert fault.startswith("model.sig: not by ")
+    (dist / SIGNATURE).unlink()
+    (fault,), _ = verify(dist, keys["ours public"], project)
+    assert fault.startswith("model.sig: missing")
+
+
+def test_a_fault_names_the_file_and_both_hashes(dist: Path, project: Path) -> None:
+    flip(dist / "labels.json")
+    (fault,), _ = verify(dist, "", project)
+    assert fault.startswith("labels.json: changed: expected SHA-256 ")
+
+
+def test_build_refuses_what_is_not_committed(project: Path, tmp_path: Path) -> None:
+    (project / "new").write_text("")
+    try:
+        with pytest.raises(ValueError, match=r"^new is not as in the commit"):
+            build(project, tmp_path / "dist")
+    finally:
+        (project / "new").unlink()
+    assert not (tmp_path / "dist").exists()
