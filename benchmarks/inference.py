@@ -13,10 +13,12 @@ from onnx import numpy_helper
 from benchmarks.measure import Row, Table, rounds, timed
 
 MODEL = "models/fashion_mlp.onnx"
+EXACT_MODEL = "models/fashion_mlp_exact.onnx"
 BATCHES = (1, 1000)  # images a call
 SECONDS = 0.2  # of calls for one value
 LOWER_BOUND = "lower bound: the matrix products, NumPy"
 PLAIN = "onnxruntime, as in consumers/python"
+EXACT = "onnxruntime, the exact file"
 GOAL = 1.25
 
 Call = Callable[[], object]
@@ -30,15 +32,21 @@ def measure(count: int) -> list[Table]:
 
 def batch(images: np.ndarray, count: int) -> Table:
     """Time a call with float32 images (n, pixels)."""
-    session = onnxruntime.InferenceSession(MODEL, providers=["CPUExecutionProvider"])
+    session, exact = (
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for path in (MODEL, EXACT_MODEL)
+    )
+    pixels = np.rint(images * 255).astype(np.uint8)
     calls = {
         LOWER_BOUND: products(images),
         PLAIN: lambda: session.run(["probabilities"], {"image": images}),
+        EXACT: lambda: exact.run(["class", "probabilities"], {"image": pixels}),
     }
     values = rounds({name: partial(microseconds, call) for name, call in calls.items()}, count)
     rows = [
         Row(LOWER_BOUND, values[LOWER_BOUND]),
         Row(PLAIN, values[PLAIN], LOWER_BOUND, GOAL),
+        Row(EXACT, values[EXACT], PLAIN),
     ]
     title = f"Inference, {len(images):,} image{'s' if len(images) > 1 else ''} a call"
     return Table(f"inference_{len(images)}", title, "µs", rows)

@@ -118,6 +118,27 @@ def conformance() -> str:
     )
 
 
+def exact() -> str:
+    """Say how near the exact file is to the original."""
+    export = results()[2]
+    proof = {row["check"]: float(row["value"]) for row in rows_of(PROOF)}
+    return (
+        f"On the {export['images']:,} images of the data set it names the class of the faithful "
+        f"file on {export['exact_argmax_agreement']:,}; no probability differs by more than "
+        f"{proof['exact_largest_difference']:.1e}; {proof['exact_sums_proven']:,.0f} sums are "
+        f"proven exact."
+    )
+
+
+def largest_runtime_difference() -> str:
+    """Say how far apart two float32 runtimes can be."""
+    furthest = results()[2]["largest_runtime_difference"]
+    return (
+        f"> Two correct float32 runtimes never differ by more than **{furthest}** in any "
+        f"probability, on any image in [0, 1]⁷⁸⁴."
+    )
+
+
 def console(command: str, *lines: str) -> str:
     """Lay out a command and what it prints, or more commands."""
     return "\n".join(["```console", f"$ {command}", *lines, "```"])
@@ -146,15 +167,24 @@ def stage_lines(folder: Path = ROOT) -> list[str]:
         f"evaluate: {test:,} test images, test_loss {evaluate['test_loss']:.4f}, "
         f"test_accuracy {evaluate['test_accuracy']:.4f}; pictures in plots/",
         "export: Keras inside the bound on all images; largest distance …",
+        f"export: two float32 runtimes are at most {export['largest_runtime_difference']} apart on "
+        "any image in [0, 1]; on the worst image that a search found, …",
         "export: structure: " + " -> ".join(f"MatMul -> Add -> {last}" for last in layers),
         f"export: weights: {proof['initializers_bit_identical']:.0f} initializers, "
         f"{proof['weights_bit_identical']:,.0f} values, bit for bit Keras'",
+        f"export: float64: inside its rounding bound on {proof['float64_images']:,.0f} images; "
+        "largest distance …",
         f"export: bounds: onnxruntime inside on {total} images; largest distance …",
         f"export: classes: the same on {total} images; certified by the bound "
         f"{export['argmax_certified']:,}, listed {proof['argmax_listed']:,.0f}",
         f"export: batch sizes: {batch_sizes} agree on {images}; probabilities move by at most …",
         f"export: edge cases: {edge_cases} of {edge_cases} as in Keras; where float32 overflows, …",
         f"export: uint8: bytes in, the same bits out on {export['uint8_bit_identical']:,} images",
+        f"export: exact: {proof['exact_sums_proven']:,.0f} sums stay within 2^24 on every image "
+        "(the largest …% of it), so none rounds",
+        "export: exact: the class of the original on "
+        f"{export['exact_argmax_agreement']:,} of {export['images']:,} images; probabilities "
+        f"within {proof['exact_largest_difference']:.1e}; logits, on any image, within …",
         f"export: models/fashion_mlp.onnx, {sizes['models/fashion_mlp.onnx']:,} bytes, equal to "
         f"Keras on {total} images",
     ]

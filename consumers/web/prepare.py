@@ -1,6 +1,6 @@
 """Put what the page needs into consumers/web/vendor/: `make page` runs this after `npm ci`.
 
-reads   models/fashion_mlp.onnx, data/raw/*, consumers/web/node_modules/onnxruntime-web
+reads   models/fashion_mlp_exact.onnx, data/raw/*, consumers/web/node_modules/onnxruntime-web
 writes  vendor/model.onnx         the network
         vendor/pictures.bin       the first test pictures, a byte a pixel
         vendor/averages.bin       each class's average training picture, a byte a pixel
@@ -27,7 +27,7 @@ import onnxruntime
 
 WEB = Path(__file__).resolve().parent
 ROOT = WEB.parents[1]
-MODEL = ROOT / "models/fashion_mlp.onnx"
+MODEL = ROOT / "models/fashion_mlp_exact.onnx"
 VENDOR = WEB / "vendor"
 RUNTIME = WEB / "node_modules/onnxruntime-web/dist"
 RAW = ROOT / "data/raw"

@@ -130,4 +130,4 @@ def worst_found(layers: Sequence[Layer], images: np.ndarray, known: Bounds) -> f
 
 def _width(known: Bounds) -> np.ndarray:
     """Measure how wide the widest bound of an image is, rounded, so that no machine's sums tell."""
-    return np.asarray(np.round((known.high - known.low).max(axis=1), 6))
+    return np.asarray((known.high - known.low).max(axis=1), np.float32)
