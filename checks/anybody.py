@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 import tempfile
 import time
@@ -34,15 +35,14 @@ from fashion_mlp.proof.comparison import (
     HELD,
     OPEN,
     Finding,
-    Known,
     compare,
-    study,
     verdict,
 )
 from fashion_mlp.proof.double import run_in_double
+from fashion_mlp.proof.known import Known, study
 from fashion_mlp.proof.layerwise import as_double, call
 from fashion_mlp.proof.levels import onnxruntime_run
-from fashion_mlp.proof.locate import dependent
+from fashion_mlp.proof.locate import dependent, inputs_of
 from pipeline.console import progress
 
 SEED = 20261126
@@ -239,8 +239,13 @@ def kinds(other: onnx.ModelProto) -> list[Mutation]:
     ]
 
 
-def changed_nodes(model: onnx.ModelProto, mutant: onnx.ModelProto) -> set[str]:
-    """Name the outputs of nodes that were changed, or that compute with what was changed."""
+def changed(model: onnx.ModelProto, mutant: onnx.ModelProto) -> tuple[set[str], set[str]]:
+    """Find what was changed.
+
+    Returns:
+        The outputs of nodes that were changed, or that compute with what was; and the steps of
+        Keras that these and the nodes left out are named after.
+    """
     before, after = (
         {it.output[0]: it.SerializeToString() for it in one.graph.node} for one in (model, mutant)
     )
@@ -248,12 +253,14 @@ def changed_nodes(model: onnx.ModelProto, mutant: onnx.ModelProto) -> set[str]:
         {it.name: it.SerializeToString() for it in one.graph.initializer} for one in (model, mutant)
     )
     touched = {name for name, content in after.items() if before.get(name) != content}
-    touched |= {name for name, content in now.items() if tensors.get(name) != content}
+    constants = {name for name, content in now.items() if tensors.get(name) != content}
     depends = dependent(mutant)
     for node in mutant.graph.node:
-        if touched - depends & set(node.input) or touched & set(node.input) - depends:
+        if (touched - depends | constants) & inputs_of(node):
             touched.add(node.output[0])
-    return touched & depends
+    names = (touched & depends) | (before.keys() - after.keys())
+    steps = {re.sub(r"_1(?=/)|__\d+|:\d+$", "", name) for name in names}
+    return touched & depends, steps
 
 
 class Subject(NamedTuple):
@@ -274,7 +281,8 @@ def judge(subject: Subject, kind: str, healthy: onnx.ModelProto, mutant: onnx.Mo
     place = findings.get("place")
     right = None
     if place is not None and place.result == DIFFERS:
-        right = place.data["output"] in changed_nodes(healthy, mutant)
+        nodes, steps = changed(healthy, mutant)
+        right = place.data["output"] in nodes or place.data["layer"] in steps
     close = tuple(is_close(subject, mutant, *one) for one in CLOSE)
     return Mutant(kind, found, same, right, close)
 

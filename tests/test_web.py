@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFilter import MaxFilter, MinFilter
 from playwright.sync_api import Browser, Page, Route, expect
+from sklearn.datasets import load_sample_image
 
 from consumers.python import predict
 from tests.photos import all_photos, encoded, odd_photos, photo, refused_photos
@@ -626,6 +630,130 @@ def audit(page: Page) -> list[str]:
         }"""
     )
     return found
+
+
+# What consumers/PHOTOS.md says was measured: printed by `make test-web`.
+
+
+@pytest.fixture(scope="module")
+def tests_set() -> tuple[np.ndarray, np.ndarray]:
+    """The test pictures, uint8 (10000, 28, 28), and their labels."""
+    images = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 28, 28)
+    return images, np.fromfile("data/raw/t10k-labels-idx1-ubyte", np.uint8)[8:]
+
+
+def on_paper(image: np.ndarray, ground: np.ndarray) -> Image.Image:
+    """Enlarge a picture ten times and lay it, dark, in the middle of a background (500, 450, 3)."""
+    large = Image.fromarray(255 - image).resize((280, 280), Image.Resampling.BICUBIC)
+    mask = Image.fromarray(np.where(image > 12, 255, 0).astype(np.uint8)).resize((280, 280))
+    paper = Image.fromarray(ground.astype(np.uint8))
+    paper.paste(large.convert("RGB"), (85, 110), mask)
+    return paper
+
+
+def grounds() -> dict[str, list[np.ndarray]]:
+    """Backgrounds: white, light that falls off to one side, parts of photos."""
+    white = np.full((500, 450, 3), 255.0)
+    random = np.random.default_rng(0)
+    photos = []
+    for name in ("china.jpg", "flower.jpg"):
+        source = load_sample_image(name)  # of scikit-learn
+        for _ in range(10):
+            top, left = random.integers(0, 147), random.integers(0, 220)
+            cut = Image.fromarray(source[top : top + 280, left : left + 420])
+            photos.append(np.asarray(cut.resize((450, 500))))
+    fall = {
+        f"light falling off by {percent} %": [
+            white * np.linspace(1, 1 - percent / 100, 450)[:, None]
+        ]
+        for percent in (5, 10, 20)
+    }
+    return {"white": [white], **fall, "parts of photos": photos}
+
+
+@pytest.mark.parametrize("kind", grounds())
+def test_busy_backgrounds_get_a_warning(
+    kind: str, tests_set: tuple[np.ndarray, np.ndarray]
+) -> None:
+    trained, backgrounds = predict.Network(predict.MODEL), grounds()[kind]
+    warned = right = 0
+    for number, (image, label) in enumerate(zip(*(it[:100] for it in tests_set), strict=True)):
+        paper = on_paper(image, backgrounds[number % len(backgrounds)])
+        picture, edge = predict.see(paper, (28, 28), "trimmed")
+        warned += edge > predict.BUSY
+        right += trained.predict(picture).argmax() == label
+    print(f"background, {kind}: {right} of 100 right, {warned} warnings")
+    if kind == "white":
+        assert warned == 0
+    elif right < 50:
+        assert warned > 80
+
+
+def outlines(image: np.ndarray) -> Image.Image:
+    """Draw along the edge of what is on a picture, with a pen of the page's width."""
+    mask = Image.fromarray(np.where(image > 40, 255, 0).astype(np.uint8)).resize((112, 112))
+    wide, narrow = (np.asarray(mask.filter(it(7))) > 127 for it in (MaxFilter, MinFilter))
+    line = np.where(wide & ~narrow, 51, 255).astype(np.uint8)
+    return Image.fromarray(line).resize((560, 560))
+
+
+def letter(number: int) -> Image.Image:
+    image = Image.new("L", (560, 560), 255)
+    font = ImageFont.truetype(findfont("DejaVu Sans"), 420)
+    ImageDraw.Draw(image).text((120, 60), chr(ord("A") + number % 26), 51, font)
+    return image
+
+
+def lines(number: int) -> Image.Image:
+    """A scribble of three straight lines."""
+    image = Image.new("L", (560, 560), 255)
+    points = np.random.default_rng(number).uniform(60, 500, (4, 2))
+    ImageDraw.Draw(image).line([tuple(point) for point in points], fill=51, width=32)
+    return image
+
+
+def test_drawings_unlike_the_training_pictures_get_a_warning(
+    tests_set: tuple[np.ndarray, np.ndarray],
+) -> None:
+    images, _ = tests_set
+    white = grounds()["white"][0]
+    drawn = {
+        "test pictures on white": [on_paper(image, white) for image in images[:100]],
+        "their outlines": [outlines(image) for image in images[:100]],
+        "letters": [letter(number) for number in range(26)],
+        "three lines": [lines(number) for number in range(100)],
+    }
+    made = {kind: np.array([predict.to_picture(it) for it in them]) for kind, them in drawn.items()}
+    averages = np.fromfile(WEB / "vendor/averages.bin", np.uint8).reshape(-1, 784).astype(float)
+    averages /= np.linalg.norm(averages, axis=1, keepdims=True)
+    least = json.loads((WEB / "vendor/page.json").read_text(encoding="utf-8"))["least"]
+    shares = {}
+    for kind, pictures in {"test pictures": images, **made}.items():
+        flat = pictures.reshape(len(pictures), -1).astype(float)
+        cosines = flat @ averages.T / np.linalg.norm(flat, axis=1, keepdims=True)
+        warned = int((cosines.max(axis=1) < least).sum())
+        print(f"unlike, {kind}: {warned:,} of {len(pictures):,} get a warning")
+        shares[kind] = warned / len(pictures)
+    assert max(shares["test pictures"], shares["test pictures on white"]) < 0.03
+    assert min(shares["their outlines"], shares["three lines"]) > 0.4
+
+
+def test_undecided_answers_are_right_half_of_the_time(
+    tests_set: tuple[np.ndarray, np.ndarray],
+) -> None:
+    images, labels = tests_set
+    trained = predict.Network(predict.MODEL)
+    rows = np.array([trained.predict(image) for image in images])
+    order = np.argsort(-rows, axis=1)
+    first, second = (np.take_along_axis(rows, order, axis=1)[:, i] for i in (0, 1))
+    undecided, right = first < 2 * second, order[:, 0] == labels
+    both = right | (order[:, 1] == labels)
+    print(
+        f"undecided: {undecided.sum():,} of 10,000; right {right[undecided].mean():.2f}, "
+        f"one of the two {both[undecided].mean():.2f}; "
+        f"the others right {right[~undecided].mean():.2f}"
+    )
+    assert right[undecided].mean() < 0.6 < 0.9 < right[~undecided].mean()
 
 
 def test_photos_of_test_pictures_come_back_as_their_class() -> None:
