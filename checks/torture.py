@@ -35,8 +35,8 @@ from checks.lab import LINE, SAME, Lab
 from checks.sandbox import remove
 from tasks.folder import GIVEN
 
-KINDS = ("kills", "limits", "disks", "damage", "checkpoints", "pairs")
-RUNS, KILLS, PAIRS = 6, 3, 2  # runs for each kind of kill, kills in a run, pairs of runs
+KINDS = ("damage", "limits", "disks", "checkpoints", "kills", "pairs")
+RUNS, KILLS, PAIRS = 4, 3, 2  # runs for each kind of kill, kills in a run, pairs of runs
 LANES = 2  # copies that are worked on at a time
 HELD = (".dvc", ".run")  # what runs keep for the next one
 # What limits a process (prlimit) and what a small file system is mounted with.
@@ -77,16 +77,6 @@ class Trial(NamedTuple):
 
 def trials(lab: Lab) -> Iterator[Trial]:
     """List every fault that is tried."""
-    for whom in ("everything", "DVC", "the stage", "Ctrl-C"):
-        fault = whom if whom == "Ctrl-C" else f"`kill -9` of {whom}"
-        for number in range(RUNS):
-            yield Trial("kills", f"{fault}, {KILLS} times", f"run {number}", partial(kill, whom))
-    for what, options in LIMITS.items():
-        for option in options:
-            yield Trial("limits", f"little {what}", option, partial(limit, option))
-    for fault, places in MOUNTS.items() if sys.platform == "linux" and os.geteuid() == 0 else ():
-        for option, place in places:
-            yield Trial("disks", fault, place, partial(mount, option, place))
     for path in lab.left:
         of = "a file of DVC's cache and state" if path.parts[0] in HELD else "a result"
         for way in WAYS:
@@ -96,8 +86,18 @@ def trials(lab: Lab) -> Iterator[Trial]:
     for name, how in itertools.product(GIVEN, (EMPTIED, FOLDER)):
         what = f"a file of the project: {how}"
         yield Trial("damage", what, name, partial(damage, Path(name), how))
+    for what, options in LIMITS.items():
+        for option in options:
+            yield Trial("limits", f"little {what}", option, partial(limit, option))
+    for fault, places in MOUNTS.items() if sys.platform == "linux" and os.geteuid() == 0 else ():
+        for option, place in places:
+            yield Trial("disks", fault, place, partial(mount, option, place))
     for way in [*WAYS, HUGE]:
         yield Trial("checkpoints", f"a checkpoint: {way}", "", partial(checkpoint, way))
+    for whom in ("everything", "DVC", "the stage", "Ctrl-C"):
+        fault = whom if whom == "Ctrl-C" else f"`kill -9` of {whom}"
+        for number in range(RUNS):
+            yield Trial("kills", f"{fault}, {KILLS} times", f"run {number}", partial(kill, whom))
     for number in range(PAIRS):
         yield Trial("pairs", "two `make` at once", f"run {number}", pair)
 
