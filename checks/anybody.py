@@ -28,7 +28,7 @@ from onnx import helper, numpy_helper
 
 from checks.architectures import architectures
 from checks.common import machine, table
-from checks.mutations import Mutation, one_bit, one_ulp, one_value, weights
+from checks.mutants import Mutation, one_bit, one_ulp, one_value, weights
 from fashion_mlp.network import engine
 from fashion_mlp.proof.comparison import (
     DIFFERS,
