@@ -561,6 +561,17 @@ def test_classify_is_a_module_for_other_pages(browser: Browser, address: str) ->
     page.close()
 
 
+def test_snippet_of_readme_names_a_photo(browser: Browser, address: str) -> None:
+    readme = (WEB.parent / "README.md").read_text(encoding="utf-8")
+    (html,) = re.findall(r"```html\n(.*?)```", readme, re.S)
+    page = browser.new_page()
+    page.route("**/mine.html", lambda route: route.fulfill(content_type="text/html", body=html))
+    page.goto(address.replace("/web/", "/mine.html"))
+    page.set_input_files("input", WEB.parent / "photos/boot.png")
+    expect(page.locator("p")).to_have_text(re.compile(r"^Ankle boot, 0\.82"))
+    page.close()
+
+
 def test_card_keeps_its_height_from_tab_to_tab(open_page: Opener) -> None:
     for width in (1280, 390):
         page = open_page(width, 800)
