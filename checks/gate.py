@@ -40,6 +40,7 @@ BETTER = {
     "argmax_certified": NEITHER,
     "uint8_bit_identical": HIGHER,
     "exact_argmax_agreement": HIGHER,
+    "largest_runtime_difference": NEITHER,
 }
 
 
