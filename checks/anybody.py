@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 import tempfile
 import time
@@ -27,22 +28,21 @@ from onnx import helper, numpy_helper
 
 from checks.architectures import architectures
 from checks.common import machine, table
-from checks.mutations import Mutation, one_bit, one_ulp, one_value, weights
+from checks.mutants import Mutation, one_bit, one_ulp, one_value, weights
 from fashion_mlp.network import engine
 from fashion_mlp.proof.comparison import (
     DIFFERS,
     HELD,
     OPEN,
     Finding,
-    Known,
     compare,
-    study,
     verdict,
 )
 from fashion_mlp.proof.double import run_in_double
+from fashion_mlp.proof.known import Known, study
 from fashion_mlp.proof.layerwise import as_double, call
 from fashion_mlp.proof.levels import onnxruntime_run
-from fashion_mlp.proof.locate import dependent
+from fashion_mlp.proof.locate import dependent, inputs_of
 from pipeline.console import progress
 
 SEED = 20261126
@@ -89,7 +89,8 @@ def export(model: Any, exporter: str, path: Path) -> onnx.ModelProto:
     import tf2onnx
 
     with contextlib.redirect_stdout(io.StringIO()):
-        if exporter == "model.export":
+        if exporter == "model.export":  # which wants a model that has been called
+            call(model, [np.zeros((1, *it.shape[1:]), it.dtype) for it in model.inputs])
             model.export(path, format="onnx", verbose=False)
             return onnx.load(path)
         signature = [tf.TensorSpec((None, *it.shape[1:]), it.dtype, it.name) for it in model.inputs]
@@ -239,8 +240,13 @@ def kinds(other: onnx.ModelProto) -> list[Mutation]:
     ]
 
 
-def changed_nodes(model: onnx.ModelProto, mutant: onnx.ModelProto) -> set[str]:
-    """Name the outputs of nodes that were changed, or that compute with what was changed."""
+def changed(model: onnx.ModelProto, mutant: onnx.ModelProto) -> tuple[set[str], set[str]]:
+    """Find what was changed.
+
+    Returns:
+        The outputs of nodes that were changed, or that compute with what was; and the steps of
+        Keras that these and the nodes left out are named after.
+    """
     before, after = (
         {it.output[0]: it.SerializeToString() for it in one.graph.node} for one in (model, mutant)
     )
@@ -248,12 +254,14 @@ def changed_nodes(model: onnx.ModelProto, mutant: onnx.ModelProto) -> set[str]:
         {it.name: it.SerializeToString() for it in one.graph.initializer} for one in (model, mutant)
     )
     touched = {name for name, content in after.items() if before.get(name) != content}
-    touched |= {name for name, content in now.items() if tensors.get(name) != content}
+    constants = {name for name, content in now.items() if tensors.get(name) != content}
     depends = dependent(mutant)
     for node in mutant.graph.node:
-        if touched - depends & set(node.input) or touched & set(node.input) - depends:
+        if (touched - depends | constants) & inputs_of(node):
             touched.add(node.output[0])
-    return touched & depends
+    names = (touched & depends) | (before.keys() - after.keys())
+    steps = {re.sub(r"_1(?=/)|__\d+|:\d+$", "", name) for name in names}
+    return touched & depends, steps
 
 
 class Subject(NamedTuple):
@@ -274,7 +282,8 @@ def judge(subject: Subject, kind: str, healthy: onnx.ModelProto, mutant: onnx.Mo
     place = findings.get("place")
     right = None
     if place is not None and place.result == DIFFERS:
-        right = place.data["output"] in changed_nodes(healthy, mutant)
+        nodes, steps = changed(healthy, mutant)
+        right = place.data["output"] in nodes or place.data["layer"] in steps
     close = tuple(is_close(subject, mutant, *one) for one in CLOSE)
     return Mutant(kind, found, same, right, close)
 
@@ -313,11 +322,15 @@ def is_close(subject: Subject, mutant: onnx.ModelProto, rows: int, tolerance: fl
 
 
 def mutants(
-    subject: Subject, model: onnx.ModelProto, other: onnx.ModelProto, rng: np.random.Generator
+    subject: Subject,
+    model: onnx.ModelProto,
+    other: onnx.ModelProto,
+    rng: np.random.Generator,
+    most: int = 100,
 ) -> Iterator[Mutant]:
-    """Break a file in every way, and say what became of each that changed."""
+    """Break a file in every way, at most so often, and say what became of each that changed."""
     for kind in kinds(other):
-        for _ in range(kind.models):
+        for _ in range(min(kind.models, most)):
             mutant = onnx.ModelProto()
             mutant.CopyFrom(model)
             kind.mutate(mutant, rng)

@@ -12,9 +12,8 @@ the caller is root on Linux. Python's own compiled files (.pyc) are not damaged.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
-import random
-import re
 import shutil
 import signal
 import subprocess
@@ -32,26 +31,14 @@ from typing import NamedTuple
 import psutil
 
 from checks.common import machine, table
-from checks.sandbox import Sandbox, files, remove
+from checks.lab import LINE, SAME, Lab
+from checks.sandbox import remove
+from tasks.folder import GIVEN
 
-# Everything that a checkpoint has to keep: optimizer state, averaged weights, random draws.
-TRAINING = {
-    "train__hidden_units": [16],
-    "train__epochs": 150,
-    "train__optimizer": {
-        "class_name": "AdamW",
-        "config": {"learning_rate": 0.001, "weight_decay": 0.01, "use_ema": True},
-    },
-    "train__learning_rate_schedule": "cosine",
-    "train__dropout": 0.2,
-    "train__mixup": 0.2,
-}
-KINDS = ("kills", "limits", "disks", "damage", "pairs")
-RUNS, KILLS, PAIRS = 6, 3, 2  # runs for each kind of kill, kills in a run, pairs of runs
+KINDS = ("damage", "limits", "disks", "checkpoints", "kills", "pairs")
+RUNS, KILLS, PAIRS = 4, 3, 2  # runs for each kind of kill, kills in a run, pairs of runs
 LANES = 2  # copies that are worked on at a time
 HELD = (".dvc", ".run")  # what runs keep for the next one
-SAME, LINE = "same bytes", "one clear line, then same bytes"
-CLEAR = re.compile(r"^(ERROR: |[\w.]+: error: |make: (?!\*\*\*|dvc repro))", re.MULTILINE)
 # What limits a process (prlimit) and what a small file system is mounted with.
 LIMITS = {
     "memory": [f"--as={size << 20}" for size in (200, 400, 800, 1600, 3200)],
@@ -68,54 +55,15 @@ MOUNTS = {
         ("nr_inodes=1", "metrics"),
         ("nr_inodes=1", ".run"),
     ],
+    "another file system": [
+        ("size=64m", "data/raw"),
+        ("size=64m", "data/prepared"),
+        ("size=64m", "models"),
+        ("size=64m", ".dvc/cache"),
+        ("size=64m", ".run"),
+    ],
     "read-only disk": [("ro", "data"), ("ro", "models"), ("ro", ".dvc/cache"), ("ro", ".run")],
 }
-
-
-class Lab:
-    """A copy of the project that has run once, and what that run left."""
-
-    def __init__(self, folder: Path, seed: str) -> None:
-        """Make the copy in `folder` and run it; `seed` is that of the random moments."""
-        self.folder = folder / "lab"
-        self.random = random.Random(seed)  # noqa: S311
-        self.box = Sandbox(self.folder, 400, 100, **TRAINING)
-        before = {path: path.read_bytes() for path in self._files()}
-        began = time.monotonic()
-        self.box.good("make")
-        self.seconds = time.monotonic() - began
-        self.expected = self.box.results()
-        left = [path for path in self._files() if before.get(path) != path.read_bytes()]
-        self.left = [path.relative_to(self.box.folder) for path in left]
-        self.outputs = {md5: path for path, md5 in self.box.outputs().items()}
-        self.saved = folder / "saved"
-        shutil.copytree(self.folder, self.saved, symlinks=True)
-
-    def _files(self) -> list[Path]:
-        skipped = {".git", ".venv", "__pycache__"}
-        return [path for path in files(self.box.folder) if not skipped & {*path.parts}]
-
-    def differing(self) -> list[str]:
-        """List the results that are not as the first run left them."""
-        found = self.box.results()
-        names = sorted(self.expected.keys() | found.keys())
-        return [name for name in names if self.expected.get(name) != found.get(name)]
-
-    def outcome(self, prefix: str = "", cure: Callable[[], object] = lambda: None) -> str:
-        """Run `make` behind `prefix`; judge what it does, and what it does after the cure."""
-        try:
-            status, output = self.box.run(f"{prefix} make".strip())
-            other = self.differing()
-        finally:
-            cure()
-        if status == 0:
-            return SAME if not other else f"OTHER BYTES: {', '.join(other)}"
-        if "Traceback" in output or not CLEAR.search(output):
-            return f"NO CLEAR LINE: status {status}: {output[-600:]}"
-        status, more = self.box.run("make")
-        if status or (other := self.differing()):
-            return f"NOT REPAIRED: {', '.join(other)}: {output[-300:]}, then {more[-600:]}"
-        return LINE
 
 
 class Trial(NamedTuple):
@@ -129,22 +77,27 @@ class Trial(NamedTuple):
 
 def trials(lab: Lab) -> Iterator[Trial]:
     """List every fault that is tried."""
-    for whom in ("everything", "DVC", "the stage", "Ctrl-C"):
-        fault = whom if whom == "Ctrl-C" else f"`kill -9` of {whom}"
-        for number in range(RUNS):
-            yield Trial("kills", f"{fault}, {KILLS} times", f"run {number}", partial(kill, whom))
-    for what, options in LIMITS.items():
-        for option in options:
-            yield Trial("limits", f"little {what}", option, partial(limit, option))
-    for fault, places in MOUNTS.items() if sys.platform == "linux" and os.geteuid() == 0 else ():
-        for option, place in places:
-            yield Trial("disks", fault, place, partial(mount, option, place))
     for path in lab.left:
         of = "a file of DVC's cache and state" if path.parts[0] in HELD else "a result"
         for way in WAYS:
             yield Trial("damage", f"{of}: {way}", str(path), partial(damage, path, way))
     for folder in sorted({parent for path in lab.left for parent in path.parents[:-1]}):
         yield Trial("damage", f"a folder: {BLOCKED}", str(folder), partial(damage, folder, BLOCKED))
+    for name, how in itertools.product(GIVEN, (EMPTIED, FOLDER)):
+        what = f"a file of the project: {how}"
+        yield Trial("damage", what, name, partial(damage, Path(name), how))
+    for what, options in LIMITS.items():
+        for option in options:
+            yield Trial("limits", f"little {what}", option, partial(limit, option))
+    for fault, places in MOUNTS.items() if sys.platform == "linux" and os.geteuid() == 0 else ():
+        for option, place in places:
+            yield Trial("disks", fault, place, partial(mount, option, place))
+    for way in [*WAYS, HUGE]:
+        yield Trial("checkpoints", f"a checkpoint: {way}", "", partial(checkpoint, way))
+    for whom in ("everything", "DVC", "the stage", "Ctrl-C"):
+        fault = whom if whom == "Ctrl-C" else f"`kill -9` of {whom}"
+        for number in range(RUNS):
+            yield Trial("kills", f"{fault}, {KILLS} times", f"run {number}", partial(kill, whom))
     for number in range(PAIRS):
         yield Trial("pairs", "two `make` at once", f"run {number}", pair)
 
@@ -189,7 +142,9 @@ def mount(option: str, place: str, lab: Lab) -> str:
     folder = lab.box.folder / place
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", folder], check=True)
-    return lab.outcome(cure=lambda: subprocess.run(["umount", folder], check=True))
+    outcome = lab.outcome(cure=lambda: subprocess.run(["umount", folder], check=True))
+    lab.box.good("make")  # what lay on the other file system is gone
+    return outcome
 
 
 def flip(path: Path) -> None:
@@ -208,11 +163,13 @@ def replace(path: Path, make: Callable[[Path], object]) -> None:
     make(path)
 
 
-BLOCKED = "a file in its place"
+BLOCKED, FOLDER = "a file in its place", "a folder in its place"
+EMPTIED = "emptied, as after a power cut"
+HUGE = "a terabyte of holes"
 WAYS: dict[str, Callable[[Path], object]] = {
     "one bit flipped": flip,
-    "emptied, as after a power cut": partial(os.truncate, length=0),
-    "a folder in its place": partial(replace, make=Path.mkdir),
+    EMPTIED: partial(os.truncate, length=0),
+    FOLDER: partial(replace, make=Path.mkdir),
 }
 
 
@@ -233,6 +190,19 @@ def damage(name: Path, way: str, lab: Lab) -> str:
             replace(path, partial(shutil.copy2, whole))
 
     return lab.outcome(cure=cure)
+
+
+def checkpoint(way: str, lab: Lab) -> str:
+    """Kill everything in training, then damage what was saved of it."""
+    lab.box.forget()
+    saved = lab.box.folder / ".run/checkpoint"
+    process = lab.box.start("make")
+    while not saved.exists() and process.poll() is None:
+        time.sleep(0.01)
+    shoot(process.pid, "everything")
+    process.communicate()
+    WAYS.get(way, partial(os.truncate, length=1 << 40))(saved)
+    return lab.outcome()
 
 
 def pair(lab: Lab) -> str:

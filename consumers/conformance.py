@@ -316,7 +316,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         as_bytes = Path(folder) / "test_images_uint8.npy"
         np.save(as_bytes, np.rint(images * MAX_PIXEL).astype(np.uint8))
-        np.save(first := as_bytes.with_name("first.npy"), np.load(as_bytes)[:FEW])
+        np.save(
+            first := as_bytes.with_name("first.npy"), np.load(as_bytes, allow_pickle=False)[:FEW]
+        )
         sizes = (images.shape[1], len(names))
         exact = Job(MODELS["exact"], first, *sizes)
         few = (exact, tied_job(Path(folder), exact))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,31 @@ def _say(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Hold back what is printed to file descriptor 2, by C libraries too; show it on a failure.
+
+    A library that aborts takes this process with it, so that a shell waits beside it: it shows
+    what was printed unless it is told that all went well.
+    """
+    sys.stderr.flush()
+    real, all_well = os.dup(2), b""
+    handle, name = tempfile.mkstemp()
+    script = 'trap "" INT; exec 3<"$0"; rm -f "$0"; read -r _ || cat <&3 >&2'
+    command = ["/bin/sh", "-c", script, name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as witness:
+        try:
+            os.dup2(handle, 2)
+            yield
+            all_well = b"yes\n"
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)
+            os.close(handle)
+            witness.communicate(all_well)
 
 
 class Lines(tqdm):  # type: ignore[type-arg]

@@ -1,7 +1,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.conftest import ROOT
 
@@ -60,6 +63,35 @@ def test_start_is_silent_and_refuses_to_come_too_late() -> None:
     printed, errors = finish(start(code))
     assert printed == ("TensorFlow was imported before engine.start(); call start() first\n")
     assert errors == ""
+
+
+FAULTS = {
+    "os.abort()": (-6, "needs AVX"),
+    "raise ImportError('no libcudart')": (
+        1,
+        "needs AVX\nTensorFlow can't be loaded: no libcudart; ",
+    ),
+    "raise KeyboardInterrupt": (130, "needs AVX"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_start_shows_what_was_printed_when_the_import_fails_or_aborts(
+    fault: str, tmp_path: Path
+) -> None:
+    status, says = FAULTS[fault]
+    (tmp_path / "keras.py").write_text(f"import os\nos.write(2, b'needs AVX\\n')\n{fault}\n")
+    code = (
+        "import sys\n"
+        "from fashion_mlp.network import engine\n"
+        "try: engine.start()\n"
+        "except RuntimeError as error: print(error, file=sys.stderr); sys.exit(1)\n"
+        "except KeyboardInterrupt: sys.exit(130)\n"
+    )
+    process = start(code, PYTHONPATH=str(tmp_path), TMPDIR=str(tmp_path))
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.startswith(says)) == (status, True), errors
+    assert [path.name for path in tmp_path.glob("tmp*")] == []
 
 
 def test_start_leaves_out_what_keras_would_import_for_nothing_and_others_still_can() -> None:

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from checks.lab import SAME, Lab
 from checks.sandbox import remove
-from checks.torture import SAME, WAYS, Lab
+from checks.torture import WAYS
 
 
 @pytest.fixture(scope="module")

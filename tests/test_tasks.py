@@ -135,6 +135,15 @@ def misspell(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"outs:", b"ouus:", 1))
 
 
+def miscount(path: Path) -> None:
+    """Change a digit of a size, which DVC compares with nothing."""
+    path.write_bytes(re.sub(rb"size: \d", b"size: 9", path.read_bytes(), count=1))
+
+
+def misname(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"hash: md5", b"hash: md4", 1))
+
+
 DATABASES = ".run/dvc/repo/*/*/**/cache.db"
 # One at a time they were tried as well, as each file of .dvc and .run was; together they cost less.
 STATES = {
@@ -144,7 +153,9 @@ STATES = {
          ".run/verified.json"),
     ),
     "an empty dvc.lock": (empty, ("dvc.lock",)),
-    "a bit of dvc.lock": (misspell, ("dvc.lock",)),
+    "a key of dvc.lock": (misspell, ("dvc.lock",)),
+    "a size in dvc.lock": (miscount, ("dvc.lock",)),
+    "a hash's name in dvc.lock": (misname, ("dvc.lock",)),
     "folders": (
         folder,
         (".dvc/tmp/rwlock", ".dvc/tmp/rwlock.lock", "dvc.lock", DATABASES, ".run/lock",

@@ -12,9 +12,10 @@ import ctypes
 import gc
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from pipeline.console import held_back
 
 XLA_FLAGS = (
     # YNNPACK's kernels that add in the same order on every processor, and no approximations
@@ -97,15 +98,12 @@ def _import_quietly(device: str) -> None:
     """Import TensorFlow and Keras, holding back what libraries print to file descriptor 2.
 
     They print before any setting of theirs can stop them (CUDA not found, oneDNN is on). Where
-    the import fails, what they printed is shown.
+    the import fails or kills this process, what they printed is shown.
     """
     hidden = [name for name in UNUSED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: can't be imported
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as printed, _objects_that_stay():
-        real = os.dup(2)
-        os.dup2(printed.fileno(), 2)
-        try:
+    try:
+        with held_back(), _objects_that_stay():
             import keras
             import tensorflow  # noqa: F401
 
@@ -113,20 +111,15 @@ def _import_quietly(device: str) -> None:
             keras.config.set_epsilon(1e-7)
             keras.config.set_image_data_format("channels_last")
             _choose(device)
-        except (ImportError, MemoryError) as error:
-            printed.seek(0)
-            os.write(real, printed.read())
-            reason = " ".join(str(error).split())[:200]
-            raise RuntimeError(
-                f"TensorFlow can't be loaded: {reason}; it needs 2 GB of memory (`ulimit -v`); "
-                f"if there is more, remove .venv and run `make`"
-            ) from None
-        finally:
-            for name in hidden:
-                del sys.modules[name]
-            sys.stderr.flush()
-            os.dup2(real, 2)
-            os.close(real)
+    except (ImportError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RuntimeError(
+            f"TensorFlow can't be loaded: {reason}; it needs 2 GB of memory (`ulimit -v`); "
+            f"if there is more, remove .venv and run `make`"
+        ) from None
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 @contextmanager

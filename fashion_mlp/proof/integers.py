@@ -69,7 +69,8 @@ def prove_exact_sums(model: onnx.ModelProto, output: str = "logits") -> Theorem:
             if node.op_type == "MatMul":
                 found = [_product(known[node.input[0]], constants[node.input[1]], shares)]
             else:
-                found = RULES[node.op_type](node, known, shares)
+                rule = _growing if node.op_type in GROWING else RULES[node.op_type]
+                found = rule(node, known, shares)
         except KeyError as error:
             raise ValueError(f"node {node.name} ({node.op_type}): no rule for {error}") from None
         except ValueError as error:
@@ -185,19 +186,21 @@ def _slice(node: onnx.NodeProto, known: Mapping[str, Range], _: object) -> list[
     return [value._replace(low=value.low[start:end], high=value.high[start:end])]
 
 
-def _each(function: Callable[..., np.ndarray]) -> Callable[..., list[Range]]:
-    """Make the rule of a function that grows with each argument and rounds nothing."""
-
-    def rule(node: onnx.NodeProto, known: Mapping[str, Range], _: object) -> list[Range]:
-        values = [known[name] for name in node.input]
-        low = function(*(value.low for value in values))
-        return [
-            Range(low, function(*(value.high for value in values)), min(it.step for it in values))
-        ]
-
-    return rule
+def _growing(node: onnx.NodeProto, known: Mapping[str, Range], _: object) -> list[Range]:
+    """Apply a function that grows with each argument and rounds nothing."""
+    values, function = [known[name] for name in node.input], GROWING[node.op_type]
+    low, high = (
+        function(*ends) for ends in zip(*((it.low, it.high) for it in values), strict=True)
+    )
+    return [Range(low, high, min(value.step for value in values))]
 
 
+GROWING: dict[str, Callable[..., np.ndarray]] = {
+    "Cast": lambda value: value,
+    "Relu": lambda value: np.maximum(value, 0.0),
+    "Max": np.maximum,
+    "Min": np.minimum,
+}
 RULES: dict[str, Callable[..., list[Range]]] = {
     "Add": _add,
     "Sub": _subtract,
@@ -205,8 +208,4 @@ RULES: dict[str, Callable[..., list[Range]]] = {
     "Floor": _floor,
     "Gather": _gather,
     "Slice": _slice,
-    "Cast": _each(lambda value: value),
-    "Relu": _each(lambda value: np.maximum(value, 0.0)),
-    "Max": _each(np.maximum),
-    "Min": _each(np.minimum),
 }

@@ -8,6 +8,7 @@ Keras then computes in float64 with the very weights of the file. Nothing of the
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,12 +26,12 @@ RUNS = 3  # of perturbed weights
 SEED = 1
 
 
-class Step(NamedTuple):
-    """A layer's result, or what it has before its bias or its activation."""
+class Steps(NamedTuple):
+    """All that a Keras model computes on the way: of each operation of TensorFlow, the result."""
 
-    name: str
-    values: np.ndarray
-    sources: tuple[int, ...]  # numbers of the steps that it is computed from
+    names: Sequence[str]  # such as `sequential/dense_1/MatMul`; the inputs come first
+    sources: Sequence[set[int]]  # for each, the numbers of those that it is computed from
+    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]]  # inputs -> the results
 
 
 def load_model(path: Path) -> keras.Model:
@@ -118,94 +119,52 @@ def as_double(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
-def steps_of(model: keras.Model, inputs: Sequence[np.ndarray]) -> list[Step]:
-    """Run a model of `load_in_double` and keep what each layer computes, the inputs first."""
-    recorder = _Recorder()
-    with recorder.watching():
-        call_in_double(model, inputs)
-    return recorder.steps
+def steps_of(model: keras.Model) -> Steps:
+    """Take a model of `load_in_double` apart, into the operations that lead to its outputs."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, *it.shape[1:]), it.dtype) for it in model.inputs]
+    with floats_of("float64"):
+        function = tf.compat.v1.wrap_function(
+            lambda *given: model(list(given) if len(given) > 1 else given[0], training=False),
+            signature,
+        )
+    inputs = [tensor for tensor in function.inputs if tensor.dtype != tf.resource]
+    number: dict[str, set[int]] = {}  # of the nearest steps, by a tensor's name
+    kept = list(inputs)
+    sources: list[set[int]] = [set() for _ in inputs]
+    number |= {tensor.name: {place} for place, tensor in enumerate(inputs)}
+    needed = _ancestors(function.outputs)
+    for operation in function.graph.get_operations():
+        before = set().union(*(number.get(it.name, set()) for it in operation.inputs))
+        # What depends on an input's shape alone is a constant.
+        if not before or operation.type == "Shape" or operation.name not in needed:
+            continue
+        for tensor in operation.outputs:
+            number[tensor.name] = before
+            if tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool:
+                number[tensor.name] = {len(kept)}
+                kept.append(tensor)
+                sources.append(before)
+    run = function.prune(inputs, kept)
+    names = [re.sub(r"_1(?=/)", "", tensor.op.name) for tensor in kept]  # of the second call
+    return Steps(
+        names,
+        sources,
+        lambda given: [it.numpy() for it in run(*(tf.constant(as_double(one)) for one in given))],
+    )
 
 
-class _Recorder:
-    """Keeps the results of layers as they are called; of a recurrent one, the last alone."""
-
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-        self._held: list[Any] = []  # the tensors, so that no identity is used twice
-        self._number: dict[int, int] = {}  # of a step, by its tensor's identity
-        self._depth = 0  # of recurrent layers, whose cells are called for each time step
-
-    def add(self, name: str, tensor: Any, sources: Sequence[Any]) -> None:
-        """Keep a tensor, unless it is known already, as that of a layer in a layer."""
-        if id(tensor) in self._number:
-            return
-        known = {self._number[id(source)] for source in sources if id(source) in self._number}
-        if len(known) < len({id(source) for source in sources}):
-            # Computed from what no layer gave: from any that nothing else was computed from.
-            used = {number for step in self.steps for number in step.sources}
-            known |= set(range(len(self.steps))) - used
-        self._number[id(tensor)] = len(self.steps)
-        self._held.append(tensor)
-        self.steps.append(Step(name, np.asarray(tensor), tuple(sorted(known))))
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Record every call of a layer or an operation of Keras."""
-        import keras
-
-        original = keras.Operation.__call__
-
-        def watched(operation: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._depth:
-                return original(operation, *args, **kwargs)
-            given = [it for it in keras.tree.flatten((args, kwargs)) if hasattr(it, "numpy")]
-            if not self.steps:
-                for tensor in given:
-                    self.add("input", tensor, [])
-            recurrent = hasattr(operation, "cell")
-            self._depth += recurrent
-            try:
-                with self._before_activation(operation, given):
-                    results = original(operation, *args, **kwargs)
-            finally:
-                self._depth -= recurrent
-            name = getattr(operation, "path", None) or operation.name
-            for tensor in keras.tree.flatten(results):
-                if hasattr(tensor, "numpy"):
-                    self.add(name, tensor, given)
-            return results
-
-        keras.Operation.__call__ = watched
-        try:
-            yield
-        finally:
-            keras.Operation.__call__ = original
-
-    @contextmanager
-    def _before_activation(self, layer: Any, given: Sequence[Any]) -> Iterator[None]:
-        """Keep what a layer with a kernel has before its bias and before its activation."""
-        activation: Callable[[Any], Any] | None = getattr(layer, "activation", None)
-        if activation is None or not hasattr(layer, "kernel") or hasattr(layer, "recurrent_kernel"):
-            yield
-            return
-
-        def watched(tensor: Any) -> Any:
-            sources, bias = list(given), getattr(layer, "bias", None)
-            if bias is not None:
-                product = tensor - bias
-                self.add(f"{layer.path}, before its bias", product, sources)
-                sources = [product]
-            self.add(f"{layer.path}, before its activation", tensor, sources)
-            result = activation(tensor)
-            if result is not tensor:
-                self.add(layer.path, result, [tensor])
-            return result
-
-        layer.activation = watched
-        try:
-            yield
-        finally:
-            layer.activation = activation
+def _ancestors(tensors: Sequence[Any]) -> set[str]:
+    """Name the operations that tensors are computed by."""
+    names: set[str] = set()
+    left = [tensor.op for tensor in tensors]
+    while left:
+        operation = left.pop()
+        if operation.name not in names:
+            names.add(operation.name)
+            left += [tensor.op for tensor in operation.inputs]
+    return names
 
 
 def spread(model: keras.Model, run: Callable[[], Sequence[np.ndarray]], size: float) -> list[float]:
@@ -240,5 +199,5 @@ def spread(model: keras.Model, run: Callable[[], Sequence[np.ndarray]], size: fl
 
 def _furthest(a: np.ndarray, b: np.ndarray) -> float:
     with np.errstate(invalid="ignore"):
-        distance = np.abs(as_double(a) - as_double(b))
+        distance = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
     return float(np.max(distance, initial=0.0, where=np.isfinite(distance)))

@@ -1,53 +1,60 @@
 """Where two models part: the first layer of Keras and the first node of ONNX that differ.
 
 Both are run in float64, and everything that Keras' layers compute is looked for among what the
-nodes compute: equal values, in whatever order, as axes may be in another one. What is not found
-may still be right, as a converter merges layers; so it is taken for right where all that is
+nodes compute: equal values, reshaped or with axes in another order. What is not found may still be
+right, as a converter merges layers; so it is taken for right where all that is
 computed from it is right.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import onnx
 
-from fashion_mlp.proof.layerwise import Step
+from fashion_mlp.proof.layerwise import Steps
 
 
 class Place(NamedTuple):
     """Where the first difference is."""
 
-    layer: str  # of Keras
+    layer: str  # of Keras, with the operation in it
     node: str  # of the ONNX file: operator and name
     output: str  # the node's
 
 
 def first_difference(
-    steps: Sequence[Step],
+    steps: Steps,
+    expected: Sequence[np.ndarray],
     limits: Sequence[float],
     model: onnx.ModelProto,
     values: Mapping[str, np.ndarray],
+    wrong: Sequence[str],
 ) -> Place:
-    """Name the first layer and the first node whose values differ.
+    """Name the first step of Keras and the first node whose values differ.
 
     Args:
-        steps: what Keras computes.
+        steps: of Keras.
+        expected: their results.
         limits: for each, by how much equal values may differ.
         model: the file.
-        values: what the file computes from the same inputs, by name.
+        values: what the file computes from the same inputs, by name; the inputs too.
+        wrong: outputs of the file that are known to differ.
     """
-    sorted_steps = [_sorted(step.values) for step in steps]
+    ordered = [_sorted(array) for array in expected]
     seen: set[int] = set()
     found = {}
     for name in _judged(model, values):
-        same = _equal_steps(values[name], sorted_steps, limits)
+        same = [] if name in wrong else _equal_steps(values[name], expected, ordered, limits)
         seen.update(same)
         found[name] = bool(same)
-    right_steps = _explained([number in seen for number in range(len(steps))], steps)
-    layers = [step.name for step, right in zip(steps, right_steps, strict=True) if not right]
+    # A single number, such as a slope, says nothing.
+    known = [number in seen or step.size < 2 for number, step in enumerate(expected)]
+    right = _explained(known, steps.sources)
+    layers = [name for name, one in zip(steps.names, right, strict=True) if not one]
     node = _first_node(model, found)
     return Place(layers[0] if layers else "", *(node_place(node) if node else ("", "")))
 
@@ -62,7 +69,7 @@ def user_of(tensor: str, model: onnx.ModelProto) -> onnx.NodeProto | None:
     depends = dependent(model)
     constant = {tensor}
     for node in model.graph.node:
-        if constant & set(node.input):
+        if constant & inputs_of(node):
             if depends & set(node.output):
                 return node
             constant |= set(node.output)
@@ -74,24 +81,40 @@ def _sorted(array: np.ndarray) -> np.ndarray:
 
 
 def _equal_steps(
-    array: np.ndarray, steps: Sequence[np.ndarray], limits: Sequence[float]
+    array: np.ndarray,
+    steps: Sequence[np.ndarray],
+    ordered: Sequence[np.ndarray],
+    limits: Sequence[float],
 ) -> list[int]:
-    ordered = _sorted(array)
+    """List the steps whose values an array has: sorted they are equal, which is soon seen."""
+    by_size = _sorted(array)
     return [
         number
         for number, (step, limit) in enumerate(zip(steps, limits, strict=True))
-        if step.size == ordered.size and np.abs(ordered - step).max() <= limit
+        if step.size == array.size
+        if np.abs(by_size - ordered[number]).max() <= limit
+        if _equal_layout(array, step, limit)
     ]
 
 
-def _explained(found: Sequence[bool], steps: Sequence[Step]) -> list[bool]:
+def _equal_layout(array: np.ndarray, step: np.ndarray, limit: float) -> bool:
+    """Tell whether one is the other, reshaped or with its axes in another order."""
+    array, step = np.asarray(array, np.float64), np.asarray(step, np.float64)
+    return any(
+        np.abs(one.transpose(order).ravel() - other.ravel()).max() <= limit
+        for one, other in ((step, array), (array, step))
+        for order in itertools.permutations(range(one.ndim))
+    )
+
+
+def _explained(found: Sequence[bool], sources: Sequence[set[int]]) -> list[bool]:
     """Take a step for right that was found, or all of whose users are right."""
-    users: list[list[int]] = [[] for _ in steps]
-    for number, step in enumerate(steps):
-        for source in step.sources:
+    users: list[list[int]] = [[] for _ in found]
+    for number, before in enumerate(sources):
+        for source in before:
             users[source].append(number)
     right = list(found)
-    for number in reversed(range(len(steps))):
+    for number in reversed(range(len(found))):
         right[number] |= bool(users[number]) and all(right[user] for user in users[number])
     return right
 
@@ -105,25 +128,25 @@ def _first_node(model: onnx.ModelProto, found: Mapping[str, bool]) -> onnx.NodeP
     """
     right, outputs = dict(found), {value.name for value in model.graph.output}
     for node in reversed(model.graph.node):
-        users = [other for other in model.graph.node if set(other.input) & set(node.output)]
+        users = [other for other in model.graph.node if inputs_of(other) & set(node.output)]
         explained = all(right.get(name, True) for user in users for name in user.output)
         for name in set(node.output) & right.keys() - outputs:
             right[name] |= bool(users) and explained
     for node in model.graph.node:
         wrong = [name for name in node.output if not right.get(name, True)]
-        if wrong and all(right.get(name, True) for name in node.input):
+        if wrong and all(right.get(name, True) for name in inputs_of(node)):
             return node
     return None
 
 
 def _judged(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> set[str]:
-    """Name what can be compared: float values that depend on the inputs."""
+    """Name what can be compared: numbers that depend on the inputs."""
     depends = dependent(model)
     return {
         name
         for name, array in values.items()
         if name in depends and isinstance(array, np.ndarray)
-        if array.dtype.kind == "f" and array.size > 1
+        if array.dtype.kind in "biuf" and array.size > 1
     }
 
 
@@ -131,6 +154,16 @@ def dependent(model: onnx.ModelProto) -> set[str]:
     """Name the values that depend on the inputs, and the inputs."""
     depends = {value.name for value in model.graph.input}
     for node in model.graph.node:
-        if depends & set(node.input):
+        # What depends on an input's shape alone is a constant.
+        if depends & inputs_of(node) and node.op_type != "Shape":
             depends |= set(node.output)
     return depends
+
+
+def inputs_of(node: onnx.NodeProto) -> set[str]:
+    """Name what a node computes with; a loop takes values from around it without saying so."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            names |= inputs_of(inner)
+    return names

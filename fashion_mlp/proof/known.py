@@ -1,0 +1,159 @@
+"""What a Keras model computes, and how far its own rounding moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fashion_mlp.proof.chain import dense_chain
+from fashion_mlp.proof.layerwise import (
+    Steps,
+    call,
+    call_in_double,
+    load_in_double,
+    load_model,
+    spread,
+    steps_of,
+)
+from fashion_mlp.proof.reference import Bounds, bounds
+
+if TYPE_CHECKING:
+    import keras
+
+IMAGES = 1000  # that are compared, the first ones
+DRAWN = 64  # inputs drawn at random between the smallest and the largest value of the images
+LOCATED = 32  # inputs, the last ones, on which layers are compared
+SEED = 1
+# How far a result may be, in movements by one rounding of each weight (`spread`). In float64 two
+# runtimes add in other orders; a converter that computes with weights rounds them a few times.
+DOUBLE, SINGLE = 2.0**-53, 2.0**-24  # rounding to float64, to float32: relative
+MARGIN = (16.0, 4.0)
+
+
+class Known(NamedTuple):
+    """What a Keras model is and computes.
+
+    Arrays by input or output, in the model's order: the images, then those drawn at random, then
+    the smallest and the largest value everywhere.
+    """
+
+    images: int  # how many of the rows are the user's
+    weights: Mapping[str, np.ndarray]
+    names: Sequence[str]  # of the inputs
+    inputs: Sequence[np.ndarray]
+    double: Sequence[np.ndarray]  # outputs in float64
+    single: Sequence[np.ndarray]  # outputs as Keras computes them, in float32
+    limits: Sequence[float]  # of each output: what float64's rounding may do
+    wide_limits: Sequence[float]  # what rounding each weight to float32 once may do
+    steps: Steps
+    step_values: Sequence[np.ndarray]  # on the last LOCATED rows
+    step_limits: tuple[Sequence[float], Sequence[float]]  # narrow, wide
+    certain: Bounds | str  # the rounding bound of the images, or why there is none
+
+
+def study(path: Path, images: Sequence[np.ndarray]) -> Known:
+    """Run a Keras model in float64 and in float32.
+
+    Args:
+        path: the .keras file.
+        images: one array for each of its inputs, (n, …); the first IMAGES are used.
+
+    Raises:
+        ValueError: not a model that Keras loads in safe mode, or not its inputs.
+        OSError: the file can't be read.
+    """
+    model, wide = load_model(path), load_in_double(path)
+    inputs = [extended(array) for array in fitting(model, [array[:IMAGES] for array in images])]
+    located = [array[-LOCATED:] for array in inputs]
+
+    def results() -> list[np.ndarray]:
+        return call_in_double(wide, inputs)
+
+    double, steps = results(), steps_of(wide)
+    narrow, wider = limits_of(wide, results)
+    count = min(len(images[0]), IMAGES)
+    return Known(
+        count,
+        {it.path: np.asarray(it) for it in model.weights if np.asarray(it).dtype.kind == "f"},
+        [tensor.name for tensor in model.inputs],
+        inputs,
+        double,
+        call(model, inputs),
+        narrow,
+        wider,
+        steps,
+        steps.run(located),
+        limits_of(wide, lambda: steps.run(located)),
+        certain_of(model, inputs, double, narrow, count),
+    )
+
+
+def limits_of(
+    wide: keras.Model, run: Callable[[], Sequence[np.ndarray]]
+) -> tuple[list[float], list[float]]:
+    """Measure by how much equal results may differ: in float64, and with weights rounded anew."""
+    least = [2.0**-48 * float(np.abs(one).max(initial=0.0)) for one in run()]
+    narrow, wider = (
+        [
+            max(margin * one, floor)
+            for one, floor in zip(spread(wide, run, size), least, strict=True)
+        ]
+        for size, margin in zip((DOUBLE, SINGLE), MARGIN, strict=True)
+    )
+    return narrow, wider
+
+
+def fitting(model: keras.Model, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Give images the dtypes of a model's inputs.
+
+    Raises:
+        ValueError: another number of arrays, or another shape.
+    """
+    if len(images) != len(model.inputs):
+        raise ValueError(f"inputs: the model has {len(model.inputs)}, got {len(images)} arrays")
+    if not len(images[0]):
+        raise ValueError("images: expected at least one, got 0")
+    found = []
+    for tensor, array in zip(model.inputs, images, strict=True):
+        wanted = tuple(tensor.shape[1:])
+        fits = len(wanted) == array.ndim - 1 and all(
+            a in (None, b) for a, b in zip(wanted, array.shape[1:], strict=True)
+        )
+        if not fits or len(array) != len(images[0]):
+            raise ValueError(
+                f"input {tensor.name}: expected shape ({len(images[0])}, "
+                f"{', '.join(map(str, wanted))}), got {array.shape}"
+            )
+        found.append(array.astype(tensor.dtype))
+    return found
+
+
+def extended(images: np.ndarray) -> np.ndarray:
+    """Add inputs drawn at random, and of the smallest and the largest value alone."""
+    low, high = images.min(), images.max()
+    rng, shape = np.random.default_rng(SEED), images.shape[1:]
+    whole = images.dtype.kind != "f"
+    drawn = rng.uniform(low, high + whole, (DRAWN, *shape))  # whole numbers are cut off below
+    ends = [np.full((1, *shape), end) for end in (low, high)]
+    return np.concatenate([images, *(it.astype(images.dtype) for it in (drawn, *ends))])
+
+
+def certain_of(
+    model: keras.Model,
+    inputs: Sequence[np.ndarray],
+    double: Sequence[np.ndarray],
+    limits: Sequence[float],
+    count: int,
+) -> Bounds | str:
+    """Bound what float32 may answer on the images, or say why that can't be done."""
+    layers = dense_chain(model)
+    if isinstance(layers, str):
+        return layers
+    flat = inputs[0][:count].reshape(count, -1).astype(np.float32)
+    known = bounds(layers, flat)
+    if not np.abs(known.probabilities - double[0][:count]).max() <= limits[0]:
+        return "the layers are not one chain"
+    return known
