@@ -25,6 +25,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from sklearn.datasets import load_sample_image
 
 from consumers.python import predict
+from consumers.web import prepare
 from tests.photos import all_photos, encoded, odd_photos, photo, refused_photos
 
 pytestmark = pytest.mark.web
@@ -488,6 +489,23 @@ def test_likeness_is_the_cosine_to_the_nearest_average(page: Page) -> None:
         images[:50].tolist(),
     )
     np.testing.assert_allclose(found, cosines.max(axis=1), rtol=1e-9)
+
+
+def test_measure_leaves_each_picture_out_of_its_average() -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3, dtype=np.uint8), [100, 50, 1])
+    images = random.integers(0, 80, (151, 12)).astype(np.uint8)
+    images[np.arange(151), labels] += 150
+    nearest = []
+    for number, image in enumerate(images.astype(float)):
+        rest = np.arange(151) != number
+        groups = [images[rest & (labels == label)] for label in range(3)]
+        means = [group.mean(axis=0) for group in groups if len(group)]
+        nearest.append(max(it @ image / np.sqrt((it @ it) * (image @ image)) for it in means))
+    averages, least = prepare.measure(images, labels)
+    assert least == round(float(np.quantile(nearest, 0.01)), 3)
+    np.testing.assert_array_equal(averages[1], np.rint(images[labels == 1].mean(axis=0)))
+    assert prepare.measure(images[:99], labels[:99])[1] == 0  # too few to tell
 
 
 def test_accuracy_and_card_are_the_models_own(page: Page) -> None:
