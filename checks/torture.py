@@ -264,9 +264,8 @@ def main() -> int:
     cells = [(name, row.total(), row[SAME], row[LINE], row["else"]) for name, row in rows.items()]
     print(table(("fault", "tried", SAME, LINE, "anything else"), cells))
     minutes = (time.monotonic() - began) / 60
-    print(
-        f"\n{machine()}; seed {options.seed}, {minutes:.0f} minutes{stop.is_set() * ', then stopped'}."
-    )
+    ended = ", then stopped" if stop.is_set() else ""
+    print(f"\n{machine()}; seed {options.seed}, {minutes:.0f} minutes{ended}.")
     return 1 if rows["all"]["else"] else 0
 
 
