@@ -168,7 +168,7 @@ def fused(model: onnx.ModelProto) -> None:
 def behind_a_cast(model: onnx.ModelProto) -> None:
     """Hide a product from the rounding addition behind it by a cast that changes nothing."""
     fused(model)
-    (added,) = (it for it in model.graph.node if it.name.startswith("dense_2_bytes"))
+    (added,) = (it for it in model.graph.node if it.name == "dense_2_bytes_0")
     (product,) = (name for name in added.input if "matmul" in name)
     added.input[list(added.input).index(product)] = "cast"
     cast = helper.make_node("Cast", [product], ["cast"], to=TensorProto.FLOAT)
