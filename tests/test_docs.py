@@ -20,6 +20,7 @@ CURRENT = {name: text for name, text in TEXTS.items() if name != "CHANGELOG.md"}
 # Made by commands, but not tracked and not an output of a stage.
 MADE = (
     "report.html",
+    "data/own/",
     "provenance.json",  # of a release
     "dvc_plots/",
     "consumers/c_api/onnxruntime",
