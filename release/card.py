@@ -16,7 +16,7 @@ import yaml
 from checks.common import table
 from report.__main__ import LOCK, read, records, run_params, shape
 
-TEXT = Path(__file__).with_name("card.md")
+TEXT = Path(__file__).with_name("card.txt")
 METRICS = ("train", "evaluate", "export")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from pathlib import Path
 
 
 def model_signing(*arguments: str) -> str:
     """Run model_signing; return why it failed, empty where it did not."""
-    command = ["model_signing", *arguments]
+    command = [str(Path(sys.executable).with_name("model_signing")), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if not result.returncode:
         return ""

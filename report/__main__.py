@@ -254,9 +254,11 @@ def runtimes(path: Path) -> str:
     """Format how other runtimes compare, if that has been measured."""
     if not path.exists():
         return "<p>Not run yet: <code>make conformance</code> runs the file in other runtimes.</p>"
-    values = read(path, json.loads)
-    rows = [{"runtime": name, **row} for name, row in values.pop("runtimes", {}).items()]
-    return record_table(rows) + table(leaves(values))
+    values, parts = read(path, json.loads), []
+    for file in [key for key, value in values.items() if isinstance(value, dict)]:
+        rows = [{"runtime": name, **row} for name, row in values.pop(file).items()]
+        parts.append(f"<h3>The {escape(file)} file</h3>{record_table(rows)}")
+    return table(leaves(values)) + "".join(parts)
 
 
 def made_with(root: Path) -> dict[str, str]:

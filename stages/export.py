@@ -107,6 +107,16 @@ def prove_uint8(uint8: Candidate, plain: Candidate, evidence: Evidence) -> int:
     """
     check_structure(uint8, evidence)
     check_weights(uint8, evidence)
+    check_same_bits(uint8, plain, evidence)
+    return sum(map(len, evidence.images.values()))
+
+
+def check_same_bits(uint8: Candidate, plain: Candidate, evidence: Evidence) -> None:
+    """Check that bytes give the very bits that the proven model gives for the same images.
+
+    Raises:
+        ValueError: the first difference.
+    """
     for split, array in evidence.images.items():
         images = as_bytes(array, split)
         last = split == evidence.batch_split
@@ -118,7 +128,6 @@ def prove_uint8(uint8: Candidate, plain: Candidate, evidence: Evidence) -> int:
                     f"uint8 model, {split} image {rows[0]}, batch size {batch_size}: expected "
                     f"{expected[rows[0]]}, got {got[rows[0]]}"
                 )
-    return sum(map(len, evidence.images.values()))
 
 
 def as_bytes(array: np.ndarray, split: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """README.md and the other documents: generated parts are current, what they name is there."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ CURRENT = {name: text for name, text in TEXTS.items() if name != "CHANGELOG.md"}
 # Made by commands, but not tracked and not an output of a stage.
 MADE = (
     "report.html",
+    "provenance.json",  # of a release
     "dvc_plots/",
     "consumers/c_api/onnxruntime",
     "consumers/.venv",
@@ -55,6 +57,85 @@ def test_links_lead_somewhere(name: str) -> None:
         if anchor:
             heads = re.findall(r"^#+ (.*)", found.read_text(encoding="utf-8"), re.M)
             assert anchor in [re.sub(r"[^\w -]", "", it.lower()).replace(" ", "-") for it in heads]
+
+
+def test_tables_of_the_readmes_fit_100_columns() -> None:
+    rows = [
+        line
+        for name in ("README.md", "README.ru.md")
+        for line in TEXTS[name].splitlines()
+        if line.startswith("|")
+    ]
+    assert len(rows) > 30
+    assert [row for row in rows if len(row) > 100] == []
+
+
+def test_the_program_in_readme_names_the_boot() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", TEXTS["README.md"], re.M | re.S)
+    printed = run(ROOT, sys.executable, "-c", code)
+    assert printed.stdout.startswith("[array([9]"), printed.stderr
+
+
+SAYING = "stages|pipeline|tasks|fashion_mlp|consumers/python|release|report"
+
+
+def messages() -> str:
+    """Collect every text in the code, `…` for what is filled in."""
+    texts = []
+    for name in filter(re.compile(rf"({SAYING})/.*\.py$").match, TRACKED):
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (
+                    part.value if isinstance(part, ast.Constant) else "…" for part in node.values
+                )
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return " ".join("\n".join(texts).split())
+
+
+def test_troubleshooting_quotes_messages_that_the_code_has() -> None:
+    items = re.split(r"^- (?=`)", TEXTS["docs/troubleshooting.md"], flags=re.M)[1:]
+    heads = [item.split("`: ", 1)[0] + "`" for item in items]
+    quoted = [
+        one for head in heads for _, one in re.findall(r"(``?) ?([^`].*?) ?\1(?!`)", head, re.S)
+    ]
+    assert len(quoted) > 35
+    known = messages()
+    missing = [one for one in quoted if " ".join(one.split()) not in known]
+    assert set(missing) <= FOREIGN
+
+
+# Of DVC, the system and pydantic.
+FOREIGN = {
+    "No space left on device",
+    "input should be greater than or equal to",
+    "Some of the cache files do not exist",
+    "failed to pull data",
+    "No storage files available",
+    "Unable to acquire lock",
+    "missing; …",
+    "added; …",
+}
+
+
+def test_environment_names_every_variable_that_the_code_reads() -> None:
+    read = {"FASHION_MNIST_DIR", "MNIST_DIR"}
+    for name in TRACKED:
+        if re.match(r"(stages|pipeline|tasks|fashion_mlp|release|report|checks)/.*\.py$", name):
+            code = (ROOT / name).read_text(encoding="utf-8")
+            read |= set(re.findall(r"environ(?:\.get\(|\[)\"([A-Z_]+)\"", code))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    read |= set(re.findall(r"^override (\w+) :=", makefile, re.M))
+    named = set(re.findall(r"`([A-Z_]{3,})`", TEXTS["docs/environment.md"]))
+    assert read - named - INTERNAL == set()
+
+
+# Set by DVC, make, the system, or a module for its own processes.
+INTERNAL = {
+    *("DVC_STAGE", "FASHION_MLP_CLEAN", "FASHION_MLP_ENGINE", "KERAS_BACKEND", "MAKECMDGOALS"),
+    *("PATH", "TF_CPP_MIN_LOG_LEVEL", "XLA_FLAGS"),
+}
 
 
 def test_readme_leads_to_every_document() -> None:

@@ -110,7 +110,7 @@ def test_build_shows_any_proof_and_the_runtimes(root: Path) -> None:
     (root / "metrics/proof.csv").write_text("check,value\nworst_ulp,7\n")
     (root / "consumers").mkdir()
     runtimes = {"node": {"version": "1.3"}, "c": {"max_difference": 3e-6}}
-    (root / report.CONFORMANCE).write_text(json.dumps({"images": 10000, "runtimes": runtimes}))
+    (root / report.CONFORMANCE).write_text(json.dumps({"images": 10000, "float32": runtimes}))
     text = Parsed(report.build(root)).text
     assert "check value worst_ulp 7" in text
     assert "runtime version max difference node 1.3 – c – 3e-06" in text
