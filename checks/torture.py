@@ -263,9 +263,8 @@ def main() -> int:
     rows["all"] = rows.pop("all")  # as the last one
     cells = [(name, row.total(), row[SAME], row[LINE], row["else"]) for name, row in rows.items()]
     print(table(("fault", "tried", SAME, LINE, "anything else"), cells))
-    minutes = (time.monotonic() - began) / 60
-    ended = ", then stopped" if stop.is_set() else ""
-    print(f"\n{machine()}; seed {options.seed}, {minutes:.0f} minutes{ended}.")
+    minutes = f"{(time.monotonic() - began) / 60:.0f} minutes{', then stopped' * stop.is_set()}"
+    print(f"\n{machine()}; seed {options.seed}, {minutes}.")
     return 1 if rows["all"]["else"] else 0
 
 
