@@ -1,8 +1,8 @@
 """Make a data set of folders of pictures: `python -m tasks.dataset FOLDER [--plain]`.
 
 FOLDER/Bags/*.jpg, FOLDER/Shoes/*.png, …: a folder for each class. Pictures become images by the
-steps that predict.py and the page take with photos (consumers/PHOTOS.md). What a picture becomes
-decides by its hash whether it is a test image, as about one in five is: adding pictures moves none.
+steps that predict.py and the page take with photos (consumers/PHOTOS.md). The SHA-256 of the
+converted image decides whether it is a test image (one in five is), so adding pictures moves none.
 Where FOLDER has train/ and test/, with the classes' folders in each, these decide.
 
 writes  data/own/    the four IDX files, in the order of the images' hashes
@@ -32,6 +32,7 @@ from consumers.python.predict import printable, read_photo, to_picture
 from pipeline.console import progress
 from pipeline.files import replacing
 from pipeline.params import FILES, PARAMS_FILE, check_params
+from tasks.check import check_counts
 from tasks.presets import assign
 
 OWN = Path("data/own")
@@ -215,9 +216,9 @@ def params_for(
 def write(files: Mapping[str, bytes], values: Mapping[str, Any]) -> None:
     """Write the files and params.yaml, which keeps its comments; each whole or not at all."""
     with ExitStack() as stack:
+        temporary = stack.enter_context(replacing(PARAMS_FILE))  # the first to enter is put last
         for name, content in files.items():
             stack.enter_context(replacing(OWN / name)).write_bytes(content)
-        temporary = stack.enter_context(replacing(PARAMS_FILE))
         shutil.copyfile(PARAMS_FILE, temporary)
         with modify_yaml(str(temporary)) as written:
             assign(written, values)
@@ -241,7 +242,7 @@ def make(folder: Path, name: str, shape: tuple[int, int], photos: str) -> list[s
         raise ValueError("\n  ".join([f"{folder}: nothing is written:", *found.faults]))
     files = contents(pictures, labels)
     values = params_for(load_yaml(str(PARAMS_FILE)), name, labels, files, shape, photos)
-    check_params(values, printable(folder))
+    check_counts(check_params(values, printable(folder)))
     write(files, values)
     return [*found.notes, *summary(name, pictures, labels)]
 
