@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import re
 import shutil
+import signal
 import struct
 import sys
 import unicodedata
@@ -31,7 +32,7 @@ from dvc.utils.serialize import load_yaml, modify_yaml
 from consumers.python.predict import printable, read_photo, to_picture
 from pipeline.console import progress
 from pipeline.files import replacing
-from pipeline.params import FILES, PARAMS_FILE, check_params
+from pipeline.params import FILES, PARAMS_FILE, check_params, load_params
 from tasks.check import check_counts
 from tasks.presets import assign
 
@@ -215,8 +216,8 @@ def params_for(
 
 def write(files: Mapping[str, bytes], values: Mapping[str, Any]) -> None:
     """Write the files and params.yaml, which keeps its comments; each whole or not at all."""
-    with ExitStack() as stack:
-        temporary = stack.enter_context(replacing(PARAMS_FILE))  # the first to enter is put last
+    with ExitStack() as stack:  # which renames at its end, params.yaml last
+        temporary = stack.enter_context(replacing(PARAMS_FILE))
         for name, content in files.items():
             stack.enter_context(replacing(OWN / name)).write_bytes(content)
         shutil.copyfile(PARAMS_FILE, temporary)
@@ -233,6 +234,7 @@ def make(folder: Path, name: str, shape: tuple[int, int], photos: str) -> list[s
     """
     if not folder.is_dir():
         raise ValueError(f"{printable(folder)}: no such folder; make dataset FOLDER=PATH")
+    load_params()  # what is wrong in it is said now, and not after minutes
     found = find(folder)
     pictures = distinct(read(found, shape, photos), found)
     labels = sorted({label for _, label, _ in found.files})
@@ -280,6 +282,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"dataset: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     print("\n".join(f"dataset: {line}" for line in lines))
     return 0
 
