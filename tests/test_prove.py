@@ -16,7 +16,8 @@ from checks.architectures import architectures
 from fashion_mlp import prove
 from fashion_mlp.export.graph import converted
 from fashion_mlp.network import engine
-from fashion_mlp.proof.comparison import DIFFERS, HELD, LIMITED, OPEN, compare, load_onnx, verdict
+from fashion_mlp.proof.comparison import compare, load_onnx, verdict
+from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN
 from fashion_mlp.proof.known import Known, study
 from tests.conftest import ROOT
 from tests.oracle import make_images, make_layers, network_of
