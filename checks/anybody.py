@@ -28,17 +28,11 @@ from onnx import helper, numpy_helper
 
 from checks.architectures import architectures
 from checks.common import machine, table
-from checks.mutations import Mutation, one_bit, one_ulp, one_value, weights
+from checks.mutants import Mutation, one_bit, one_ulp, one_value, weights
 from fashion_mlp.network import engine
-from fashion_mlp.proof.comparison import (
-    DIFFERS,
-    HELD,
-    OPEN,
-    Finding,
-    compare,
-    verdict,
-)
+from fashion_mlp.proof.comparison import compare, verdict
 from fashion_mlp.proof.double import run_in_double
+from fashion_mlp.proof.findings import DIFFERS, HELD, OPEN, Finding
 from fashion_mlp.proof.known import Known, study
 from fashion_mlp.proof.layerwise import as_double, call
 from fashion_mlp.proof.levels import onnxruntime_run
@@ -89,7 +83,8 @@ def export(model: Any, exporter: str, path: Path) -> onnx.ModelProto:
     import tf2onnx
 
     with contextlib.redirect_stdout(io.StringIO()):
-        if exporter == "model.export":
+        if exporter == "model.export":  # which wants a model that has been called
+            call(model, [np.zeros((1, *it.shape[1:]), it.dtype) for it in model.inputs])
             model.export(path, format="onnx", verbose=False)
             return onnx.load(path)
         signature = [tf.TensorSpec((None, *it.shape[1:]), it.dtype, it.name) for it in model.inputs]
@@ -321,11 +316,15 @@ def is_close(subject: Subject, mutant: onnx.ModelProto, rows: int, tolerance: fl
 
 
 def mutants(
-    subject: Subject, model: onnx.ModelProto, other: onnx.ModelProto, rng: np.random.Generator
+    subject: Subject,
+    model: onnx.ModelProto,
+    other: onnx.ModelProto,
+    rng: np.random.Generator,
+    most: int = 100,
 ) -> Iterator[Mutant]:
-    """Break a file in every way, and say what became of each that changed."""
+    """Break a file in every way, at most so often, and say what became of each that changed."""
     for kind in kinds(other):
-        for _ in range(kind.models):
+        for _ in range(min(kind.models, most)):
             mutant = onnx.ModelProto()
             mutant.CopyFrom(model)
             kind.mutate(mutant, rng)

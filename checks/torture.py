@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,8 +36,8 @@ from checks.lab import LINE, SAME, Lab
 from checks.sandbox import remove
 from tasks.folder import GIVEN
 
-KINDS = ("kills", "limits", "disks", "damage", "checkpoints", "pairs")
-RUNS, KILLS, PAIRS = 6, 3, 2  # runs for each kind of kill, kills in a run, pairs of runs
+KINDS = ("damage", "limits", "disks", "checkpoints", "kills", "pairs")
+RUNS, KILLS, PAIRS = 4, 3, 2  # runs for each kind of kill, kills in a run, pairs of runs
 LANES = 2  # copies that are worked on at a time
 HELD = (".dvc", ".run")  # what runs keep for the next one
 # What limits a process (prlimit) and what a small file system is mounted with.
@@ -77,16 +78,6 @@ class Trial(NamedTuple):
 
 def trials(lab: Lab) -> Iterator[Trial]:
     """List every fault that is tried."""
-    for whom in ("everything", "DVC", "the stage", "Ctrl-C"):
-        fault = whom if whom == "Ctrl-C" else f"`kill -9` of {whom}"
-        for number in range(RUNS):
-            yield Trial("kills", f"{fault}, {KILLS} times", f"run {number}", partial(kill, whom))
-    for what, options in LIMITS.items():
-        for option in options:
-            yield Trial("limits", f"little {what}", option, partial(limit, option))
-    for fault, places in MOUNTS.items() if sys.platform == "linux" and os.geteuid() == 0 else ():
-        for option, place in places:
-            yield Trial("disks", fault, place, partial(mount, option, place))
     for path in lab.left:
         of = "a file of DVC's cache and state" if path.parts[0] in HELD else "a result"
         for way in WAYS:
@@ -96,8 +87,18 @@ def trials(lab: Lab) -> Iterator[Trial]:
     for name, how in itertools.product(GIVEN, (EMPTIED, FOLDER)):
         what = f"a file of the project: {how}"
         yield Trial("damage", what, name, partial(damage, Path(name), how))
+    for what, options in LIMITS.items():
+        for option in options:
+            yield Trial("limits", f"little {what}", option, partial(limit, option))
+    for fault, places in MOUNTS.items() if sys.platform == "linux" and os.geteuid() == 0 else ():
+        for option, place in places:
+            yield Trial("disks", fault, place, partial(mount, option, place))
     for way in [*WAYS, HUGE]:
         yield Trial("checkpoints", f"a checkpoint: {way}", "", partial(checkpoint, way))
+    for whom in ("everything", "DVC", "the stage", "Ctrl-C"):
+        fault = whom if whom == "Ctrl-C" else f"`kill -9` of {whom}"
+        for number in range(RUNS):
+            yield Trial("kills", f"{fault}, {KILLS} times", f"run {number}", partial(kill, whom))
     for number in range(PAIRS):
         yield Trial("pairs", "two `make` at once", f"run {number}", pair)
 
@@ -215,12 +216,16 @@ def pair(lab: Lab) -> str:
     return lab.outcome()
 
 
-def work(lane: int, folder: Path, seed: int, chosen: list[str]) -> list[tuple[str, str]]:
-    """Do a lane's share of the trials; return fault and outcome of each."""
+def work(
+    lane: int, folder: Path, seed: int, chosen: list[str], stop: threading.Event
+) -> list[tuple[str, str]]:
+    """Do a lane's share of the trials, until Ctrl-C; return fault and outcome of each."""
     lab = Lab(folder, f"{seed} {lane}")
     found = []
     listed = [trial for trial in trials(lab) if trial.kind in chosen]
     for number, trial in list(enumerate(listed, start=1))[lane::LANES]:
+        if stop.is_set():
+            break
         try:
             outcome = trial.run(lab)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -238,27 +243,28 @@ def work(lane: int, folder: Path, seed: int, chosen: list[str]) -> list[tuple[st
 
 
 def main() -> int:
-    """Try every fault; the exit status says whether all outcomes were good."""
+    """Try every fault, until Ctrl-C; the exit status says whether all outcomes were good."""
     parser = argparse.ArgumentParser(description="Kill, starve and damage copies of the pipeline.")
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
-    began = time.monotonic()
+    began, stop = time.monotonic(), threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="fashion-mlp-") as name, ThreadPoolExecutor() as pool:
         parts = [
-            pool.submit(work, lane, Path(name) / str(lane), options.seed, options.only)
+            pool.submit(work, lane, Path(name) / str(lane), options.seed, options.only, stop)
             for lane in range(LANES)
         ]
         found = [result for part in parts for result in part.result()]
-    rows: dict[str, Counter[str]] = {}
+    rows: dict[str, Counter[str]] = {"all": Counter()}
     for fault, outcome in found:
         for row in (fault, "all"):
             rows.setdefault(row, Counter())[outcome if outcome in (SAME, LINE) else "else"] += 1
     rows["all"] = rows.pop("all")  # as the last one
     cells = [(name, row.total(), row[SAME], row[LINE], row["else"]) for name, row in rows.items()]
     print(table(("fault", "tried", SAME, LINE, "anything else"), cells))
-    minutes = (time.monotonic() - began) / 60
-    print(f"\n{machine()}; seed {options.seed}, {minutes:.0f} minutes.")
+    minutes = f"{(time.monotonic() - began) / 60:.0f} minutes{', then stopped' * stop.is_set()}"
+    print(f"\n{machine()}; seed {options.seed}, {minutes}.")
     return 1 if rows["all"]["else"] else 0
 
 

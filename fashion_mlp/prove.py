@@ -25,7 +25,7 @@ from fashion_mlp.network import engine
 from pipeline.console import run
 
 if TYPE_CHECKING:
-    from fashion_mlp.proof.comparison import Finding
+    from fashion_mlp.proof.findings import Finding
 
 VERDICTS = {
     "held": ("equal", 0),

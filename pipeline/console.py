@@ -89,7 +89,8 @@ def held_back() -> Iterator[None]:
     sys.stderr.flush()
     real, all_well = os.dup(2), b""
     handle, name = tempfile.mkstemp()
-    command = ["/bin/sh", "-c", 'trap "" INT; read -r _ || cat "$0" >&2; rm -f "$0"', name]
+    script = 'trap "" INT; exec 3<"$0"; rm -f "$0"; read -r _ || cat <&3 >&2'
+    command = ["/bin/sh", "-c", script, name]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as witness:
         try:
             os.dup2(handle, 2)

@@ -20,6 +20,7 @@ CURRENT = {name: text for name, text in TEXTS.items() if name != "CHANGELOG.md"}
 # Made by commands, but not tracked and not an output of a stage.
 MADE = (
     "report.html",
+    "data/own/",
     "provenance.json",  # of a release
     "data/own/",  # of docs/own-pictures.md, as the next
     "shapes.py",
@@ -195,3 +196,12 @@ def test_readme_has_every_module() -> None:
     assert modules - listed == set()
     tops = {path.split("/")[0] for path in TRACKED if re.match(r"[a-z]\w+/", path)}
     assert tops - listed == set()
+
+
+def test_every_fault_of_reliability_has_a_test_that_is_there() -> None:
+    rows = re.findall(r"^\|(.+)\|(.*)\|(.*)\|$", TEXTS["docs/reliability.md"], re.M)
+    named = [re.findall(r"(test_\w+\.py): (\w+)", tests) for _, _, tests in rows]
+    assert sum(map(bool, named)) > 30
+    for file, word in (pair for pairs in named for pair in pairs):
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert re.search(rf"^def test_\w*{word}", text, re.M), f"{file}: {word}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -76,3 +77,32 @@ def test_page_names_the_shapes(own: Sandbox, address: str, browser: Browser) -> 
     expect(page.locator("#result")).to_have_text(re.compile(r"^Triangle, \d\d\.\d%$"))
     expect(page.locator("#warning")).to_be_hidden()
     page.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("FOLDER=", "name a folder that has one for each class: make dataset FOLDER=path"),
+        ("FOLDER=$(touch ran)", "dataset: $(touch ran): no such folder"),
+        ("FOLDER=$(shell touch ran)", "dataset: $(shell touch ran): no such folder"),
+        ("FOLDER=--help", "dataset: --help: no such folder"),
+        ("FOLDER=a'b\"; touch ran", "dataset: a'b\"; touch ran: no such folder"),
+    ],
+)
+def test_make_dataset_takes_a_folder_as_it_is_written(
+    value: str, reason: str, own: Sandbox
+) -> None:
+    before = own.results(), (own.folder / "params.yaml").read_bytes()
+    done = subprocess.run(
+        ["make", "dataset", value], cwd=own.folder, env=own.environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert reason in done.stderr
+    assert not (own.folder / "ran").exists()
+    assert (own.results(), (own.folder / "params.yaml").read_bytes()) == before
+
+
+def test_checking_out_params_brings_back_the_data_of_before(own: Sandbox) -> None:
+    own.good("git checkout --quiet params.yaml")
+    assert "fetch: 4 files" in own.good("dvc repro fetch")

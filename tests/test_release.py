@@ -112,6 +112,23 @@ def forge(dist: Path, name: str) -> None:
     write_text(dist / SUMS, sums(dist))
 
 
+def forge_new(dist: Path, name: str) -> None:
+    """Add a file, to SHA256SUMS and the statement too."""
+    (dist / name).write_text("added")
+    stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
+    stated["subject"].append({"name": name, "digest": {"sha256": hashes(dist, set())[name]}})
+    write_json(dist / STATEMENT, stated)
+    write_text(dist / SUMS, sums(dist))
+
+
+def forge_commit(dist: Path, commit: str) -> None:
+    stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
+    definition = stated["predicate"]["buildDefinition"]
+    definition["resolvedDependencies"][0]["digest"]["gitCommit"] = commit
+    write_json(dist / STATEMENT, stated)
+    write_text(dist / SUMS, sums(dist))
+
+
 def link(dist: Path) -> None:
     (dist / "labels.json").rename(dist.with_name("elsewhere"))
     (dist / "labels.json").symlink_to(dist.with_name("elsewhere"))
@@ -153,6 +170,9 @@ TAMPERINGS: dict[str, Callable[[Path], object]] = {
     "a forged model": lambda dist: forge(dist, MODELS[2]),
     "a forged page": lambda dist: forge(dist, "page/page.js"),
     "a forged licence": lambda dist: forge(dist, "LICENSE"),
+    "a forged file more": lambda dist: forge_new(dist, "page/new.js"),
+    "an option of git for a commit": lambda dist: forge_commit(dist, "--output=HEAD"),
+    "a branch for a commit": lambda dist: forge_commit(dist, "HEAD"),
 }
 
 

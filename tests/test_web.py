@@ -25,6 +25,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from sklearn.datasets import load_sample_image
 
 from consumers.python import predict
+from consumers.web import prepare
 from tests.photos import all_photos, encoded, odd_photos, photo, refused_photos
 
 pytestmark = pytest.mark.web
@@ -490,6 +491,23 @@ def test_likeness_is_the_cosine_to_the_nearest_average(page: Page) -> None:
     np.testing.assert_allclose(found, cosines.max(axis=1), rtol=1e-9)
 
 
+def test_measure_leaves_each_picture_out_of_its_average() -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3, dtype=np.uint8), [100, 50, 1])
+    images = random.integers(0, 80, (151, 12)).astype(np.uint8)
+    images[np.arange(151), labels] += 150
+    nearest = []
+    for number, image in enumerate(images.astype(float)):
+        rest = np.arange(151) != number
+        groups = [images[rest & (labels == label)] for label in range(3)]
+        means = [group.mean(axis=0) for group in groups if len(group)]
+        nearest.append(max(it @ image / np.sqrt((it @ it) * (image @ image)) for it in means))
+    averages, least = prepare.measure(images, labels)
+    assert least == round(float(np.quantile(nearest, 0.01)), 3)
+    np.testing.assert_array_equal(averages[1], np.rint(images[labels == 1].mean(axis=0)))
+    assert prepare.measure(images[:99], labels[:99])[1] == 0  # too few to tell
+
+
 def test_accuracy_and_card_are_the_models_own(page: Page) -> None:
     metadata = predict.Network(predict.MODEL).session.get_modelmeta().custom_metadata_map
     right = round(100 * float(metadata["test_accuracy"]))
@@ -558,6 +576,17 @@ def test_classify_is_a_module_for_other_pages(browser: Browser, address: str) ->
     assert answer["name"] == photos["class"]
     assert answer["probability"] == pytest.approx(photos["probability"], abs=5e-6)
     assert [row["name"] for row in answer["classes"]] == list(photos["probabilities"])
+    page.close()
+
+
+def test_snippet_of_readme_names_a_photo(browser: Browser, address: str) -> None:
+    readme = (WEB.parent / "README.md").read_text(encoding="utf-8")
+    (html,) = re.findall(r"```html\n(.*?)```", readme, re.S)
+    page = browser.new_page()
+    page.route("**/mine.html", lambda route: route.fulfill(content_type="text/html", body=html))
+    page.goto(address.replace("/web/", "/mine.html"))
+    page.set_input_files("input", WEB.parent / "photos/boot.png")
+    expect(page.locator("p")).to_have_text(re.compile(r"^Ankle boot, 0\.82"))
     page.close()
 
 

@@ -40,6 +40,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_BYTES = 100_000_000
 MAX_PIXELS = 64_000_000
+STRIP = 1_000_000  # pixels that are reduced at a time
 REDUCED = 8  # longest side after step 2, in sides of the network's picture
 NEAR = 487  # squared distance in RGB, ⌊(0.05 · 255 · √3)²⌋: 5 %, as the paper has it
 FAINT = 13  # of 255: 5 %
@@ -235,12 +236,15 @@ def reduce(image: Image.Image, side: int = 28) -> np.ndarray:
     k = -(-max(width, height) // (REDUCED * side))
     columns = np.arange(0, width, k)
     widths = np.diff(columns, append=width)[:, None]
-    rows = []
-    for top in range(0, height, k):  # a strip at a time: 64 megapixels as int64 take 2 GB
-        strip = flatten(image.crop((0, top, width, min(top + k, height))))
-        sums = np.add.reduceat(strip.sum(axis=0, dtype=np.int64), columns)
-        rows.append(rounded(sums, len(strip) * widths))
-    return np.stack(rows)
+    strips = []
+    step = k * max(1, STRIP // (k * width))
+    for top in range(0, height, step):  # 64 megapixels as int64 would take 2 GB
+        strip = flatten(image.crop((0, top, width, min(top + step, height))))
+        rows = np.arange(0, len(strip), k)
+        heights = np.diff(rows, append=len(strip))[:, None, None]
+        sums = np.add.reduceat(np.add.reduceat(strip, rows, dtype=np.int64), columns, axis=1)
+        strips.append(rounded(sums, heights * widths))
+    return np.concatenate(strips)
 
 
 def background(pixels: np.ndarray) -> np.ndarray:

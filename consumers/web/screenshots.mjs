@@ -34,13 +34,13 @@ async function drawShirt(page) {
 
 const browser = await launch();
 const { server, address } = await serve();
-const desktop = { viewport: { width: 1080, height: 660 }, locale: "en" };
+const desktop = { viewport: { width: 1280, height: 760 }, locale: "en" };
 await picture(browser, address, "page.png", desktop, (page) =>
   page.click("#strip button:first-child"),
 );
 const { defaultBrowserType, ...phone } = {
   ...devices["Pixel 7"],
-  viewport: { width: 360, height: 1058 },
+  viewport: { width: 390, height: 1160 },
   deviceScaleFactor: 1.5,
   locale: "ru",
   colorScheme: "dark",

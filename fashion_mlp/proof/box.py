@@ -59,10 +59,12 @@ def largest_difference(layers: Sequence[Layer]) -> float:
         weights = np.abs(following.kernel.astype(np.float64))
         function, slope, own_error, cuts = ACTIVATIONS[layer.activation]
         error = np.where(cuts & (sums[1] + error <= 0), 0.0, slope * error + own_error * UNIT)
-        sizes = np.maximum(*map(np.abs, map(function, sums))) @ weights
+        with np.errstate(over="ignore"):  # exp, of a sigmoid far out
+            low, high = map(function, sums)
+        sizes = np.maximum(np.abs(low), np.abs(high)) @ weights
         if layer.activation == "relu":
             sizes = np.minimum(sizes, _above_relu(layer, values, sums, weights))
-        values = (function(sums[0]), function(sums[1]))
+        values = (low, high)
     last = layers[-1]
     own = _own_error(last, sizes, error, values)
     kernel = last.kernel.astype(np.float64)
@@ -129,5 +131,5 @@ def worst_found(layers: Sequence[Layer], images: np.ndarray, known: Bounds) -> f
 
 
 def _width(known: Bounds) -> np.ndarray:
-    """Measure how wide the widest bound of an image is, rounded, so that no machine's sums tell."""
+    """Measure the width of each image's widest bound; rounded to hide platform differences."""
     return np.asarray((known.high - known.low).max(axis=1), np.float32)

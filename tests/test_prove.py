@@ -1,0 +1,235 @@
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from checks.anybody import Subject, draw, export, mutants, settle
+from checks.architectures import architectures
+from fashion_mlp import prove
+from fashion_mlp.export.graph import converted
+from fashion_mlp.network import engine
+from fashion_mlp.proof.comparison import compare, load_onnx, verdict
+from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN
+from fashion_mlp.proof.known import Known, study
+from tests.conftest import ROOT
+from tests.oracle import make_images, make_layers, network_of
+
+PIXELS, CLASSES = 9, 3
+
+
+class Pair(NamedTuple):
+    folder: Path
+    known: Known
+    model: onnx.ModelProto
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Of a network of two hidden layers whose first hidden unit never fires, by tf2onnx."""
+    engine.start()
+    folder = tmp_path_factory.mktemp("pair")
+    layers = make_layers(PIXELS, [8, 6], CLASSES)
+    layers[0].bias[0] = -1000
+    network = network_of(layers)
+    network.save(folder / "model.keras")
+    images = make_images(50, PIXELS)
+    np.save(folder / "images.npy", images)
+    model = converted(network, 13)
+    onnx.save(model, folder / "model.onnx")
+    return Pair(folder, study(folder / "model.keras", [images]), model)
+
+
+def changed(model: onnx.ModelProto, name: str, place: Any, to: Callable[[Any], Any]) -> Any:
+    """Copy a model with one value of the constant whose name has a part."""
+    mutant = copy.deepcopy(model)
+    tensor = next(it for it in mutant.graph.initializer if name in it.name)
+    array = numpy_helper.to_array(tensor).copy()
+    array[place] = to(array[place])
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return mutant
+
+
+def ulp(value: np.float32) -> np.float32:
+    return np.nextafter(value, np.float32(9))
+
+
+def test_a_healthy_file_is_equal_at_every_level(pair: Pair) -> None:
+    findings = compare(pair.known, pair.model)
+    assert {name: it.result for name, it in findings.items()} == dict.fromkeys(
+        ["float64", "weights", "float32", "bound"], HELD
+    )
+    assert findings["float64"].data["distance"] < 1e-14
+    assert findings["bound"].data["images"] == 50
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "result"),
+    [
+        ((3, 2), ulp, HELD),  # far less than float32's rounding
+        ((3, 2), lambda value: -value, DIFFERS),
+        ((3, 2), lambda value: np.nan, DIFFERS),
+    ],
+    ids=["ulp", "sign", "NaN"],
+)
+def test_one_weight_that_differs_is_found_and_named(
+    place: Any, change: Any, result: str, pair: Pair
+) -> None:
+    findings = compare(pair.known, changed(pair.model, "dense_2", place, change))
+    assert verdict(findings) == DIFFERS
+    assert findings["float32"].result == result
+    assert findings["weights"].says.endswith("1 of 48 values of dense_2/kernel changed")
+    assert findings["place"].data["node"].endswith("dense_2_1/MatMul")
+    # By its name where the values of the few inputs that are compared there do not show it.
+    layer = "dense_2/kernel" if change is ulp else "fashion_mlp/dense_2/MatMul"
+    assert findings["place"].data["layer"] == layer
+
+
+def test_a_weight_that_no_input_shows_is_found_by_its_bits(pair: Pair) -> None:
+    """Of the unit that never fires: another image may."""
+    findings = compare(pair.known, changed(pair.model, "dense_1", (3, 0), ulp))
+    assert findings["float64"].data["distance"] < 1e-14
+    assert findings["weights"].result == verdict(findings) == DIFFERS
+    assert findings["place"].data["layer"] == "dense_1/kernel"
+    assert "dense_1_1/MatMul" in findings["place"].data["node"]
+
+
+def test_an_activation_left_out_is_named(pair: Pair) -> None:
+    mutant = copy.deepcopy(pair.model)
+    number = [node.op_type for node in mutant.graph.node].index("Relu")
+    mutant.graph.node[number].op_type = "Identity"
+    findings = compare(pair.known, mutant)
+    assert findings["weights"].result == HELD
+    assert findings["place"].data["layer"] == "fashion_mlp/dense_1/Relu"
+    assert findings["worst"].data["classes"]
+
+
+def test_a_file_that_takes_something_else_is_not_decided(pair: Pair) -> None:
+    mutant = copy.deepcopy(pair.model)
+    mutant.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    findings = compare(pair.known, mutant)
+    assert verdict(findings) == OPEN
+    assert findings["float64"].says == "input image: Keras takes float32, the file uint8"
+
+
+def test_units_in_another_order_are_the_same_function(pair: Pair) -> None:
+    mutant, order = copy.deepcopy(pair.model), [1, 0, *range(2, 8)]
+    for tensor in mutant.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if 8 in array.shape:
+            array = array.take(order, axis=array.shape.index(8))
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    findings = compare(pair.known, mutant)
+    assert verdict(findings) == HELD
+    assert "rearranged" in findings["weights"].says
+
+
+def test_batch_normalization_that_was_folded_is_equal_up_to_a_limit(tmp_path: Path) -> None:
+    engine.start()
+    named = dict(architectures())
+    model, rng = named["residual convolution, batch normalization"], np.random.default_rng(3)
+    settle(model, rng)
+    model.save(tmp_path / "model.keras")
+    known = study(tmp_path / "model.keras", draw(model, 20, rng))
+    findings = compare(known, export(model, "tf2onnx", tmp_path / "model.onnx"))
+    assert verdict(findings) == LIMITED
+    assert 1e-12 < findings["float64"].data["distance"] < findings["float64"].data["limit"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [("residual", "tf2onnx"), ("LSTM", "tf2onnx"), ("two inputs", "model.export")],
+)
+def test_mutants_of_other_networks_are_refused(name: str, exporter: str, tmp_path: Path) -> None:
+    """A slice of `make check-prove`."""
+    engine.start()
+    model, rng = dict(architectures())[name], np.random.default_rng(4)
+    settle(model, rng)
+    model.save(tmp_path / "model.keras")
+    known = study(tmp_path / "model.keras", draw(model, 20, rng))
+    file = export(model, exporter, tmp_path / "model.onnx")
+    assert verdict(compare(known, file)) == HELD
+    subject = Subject(name, known, model, draw(model, 40, rng))
+    found = list(mutants(subject, file, file, rng, most=1))
+    assert len(found) > 8
+    assert [it for it in found if it.found != DIFFERS and not it.same] == []
+    assert [it for it in found if it.found == DIFFERS and "same function" in it.kind] == []
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (np.ones((5, 4), np.float32), r"input image: expected shape \(5, 9\), got \(5, 4\)"),
+        (np.ones((0, PIXELS), np.float32), "images: expected at least one, got 0"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(images: np.ndarray, says: str, pair: Pair) -> None:
+    with pytest.raises(ValueError, match=says):
+        study(pair.folder / "model.keras", [images])
+
+
+def test_no_code_of_a_keras_file_is_run(tmp_path: Path) -> None:
+    engine.start()
+    import keras
+
+    victim, path = tmp_path / "ran", tmp_path / "evil.keras"
+    name = str(victim)
+    layer = keras.layers.Lambda(lambda x: [x, open(name, "w")][0])  # noqa: PTH123, SIM115
+    keras.Sequential([keras.Input((PIXELS,)), layer]).save(path)
+    victim.unlink()  # building the model has run it
+    with pytest.raises(ValueError, match=r"evil\.keras: Keras does not load it in safe mode"):
+        study(path, [make_images(3, PIXELS)])
+    assert not victim.exists()
+
+
+def test_load_onnx_and_images_refuse_what_is_neither(pair: Pair) -> None:
+    bad = pair.folder / "bad.npy"
+    bad.write_bytes(b"not numbers")
+    with pytest.raises(ValueError, match=r"bad\.npy: not a valid ONNX file"):
+        load_onnx(bad)
+    with pytest.raises(ValueError, match=r"bad\.npy: not a whole \.npy"):
+        prove.load_images(bad)
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fashion_mlp.prove", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_says_equal_or_where_not_and_only_reads(pair: Pair) -> None:
+    files = [pair.folder / name for name in ("model.keras", "model.onnx", "images.npy")]
+    before = [path.read_bytes() for path in files]
+    healthy = command(*files)
+    assert (healthy.returncode, healthy.stderr) == (0, "")
+    assert healthy.stdout.splitlines()[-1] == "prove: equal"
+    broken = pair.folder / "broken.onnx"
+    onnx.save(changed(pair.model, "dense_2", (3, 2), lambda value: -value), broken)
+    result = command(files[0], broken, files[2], "--json")
+    assert (result.returncode, result.stderr) == (1, "")
+    found = json.loads(result.stdout)
+    assert found["verdict"] == "different"
+    assert found["levels"]["place"]["data"]["layer"] == "fashion_mlp/dense_2/MatMul"
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_the_command_says_in_one_line_what_it_can_not_read(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(pair.folder / name) for name in ("model.onnx", "model.onnx", "images.npy")]
+    monkeypatch.setattr(sys, "argv", ["prove", *files])
+    with pytest.raises(SystemExit, match="2"):
+        prove.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"prove: error: {files[0]}: Keras does not load it in safe mode: ")
