@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from sklearn.datasets import load_sample_image
 
 from consumers.python import predict
 from consumers.web import prepare
+from report.__main__ import build
 from tests.photos import all_photos, encoded, odd_photos, photo, refused_photos
 
 pytestmark = pytest.mark.web
@@ -668,6 +669,20 @@ def test_axe_finds_nothing(scheme: str, locale: str, open_page: Opener) -> None:
     draw(page)
     faults += audit(page)
     assert faults == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
+def test_axe_finds_nothing_in_the_report(
+    scheme: Literal["light", "dark"], width: int, browser: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "report.html").write_text(build(Path()), encoding="utf-8")
+    page = browser.new_page(
+        bypass_csp=True, color_scheme=scheme, viewport={"width": width, "height": 800}
+    )
+    page.goto(f"file://{tmp_path}/report.html")
+    page.add_script_tag(path=WEB / "node_modules/axe-core/axe.min.js")
+    assert audit(page) == []
+    page.close()
 
 
 def audit(page: Page) -> list[str]:
