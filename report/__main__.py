@@ -216,7 +216,7 @@ def paper_table(
     )
     if "test_accuracy" in evaluate:
         claim += f" On the test set this run reaches {100 * evaluate['test_accuracy']:.2f} %."
-    return f"<p>{escape(claim)}</p>" + table(rows, ("", "paper", "this run", "where"))
+    return f"<p>{escape(claim)}</p>" + table(rows, ("what", "paper", "this run", "where"))
 
 
 def records(path: Path) -> list[dict[str, Any]]:
