@@ -177,23 +177,6 @@ def test_report_fits_the_screen_and_shows_every_picture(
 
 
 @pytest.mark.web
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_axe_finds_nothing_in_the_report(
-    browser: Browser, root: Path, width: int, scheme: Any
-) -> None:
-    (root / "report.html").write_text(report.build(root), encoding="utf-8")
-    # The page forbids scripts, its policy's and ours alike.
-    context = browser.new_context(
-        viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True
-    )
-    page = context.new_page()
-    page.goto((root / "report.html").as_uri())
-    page.add_script_tag(path=ROOT / "consumers/web/node_modules/axe-core/axe.min.js")
-    found = page.evaluate("axe.run()")["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
-
-
-@pytest.mark.web
 @pytest.mark.parametrize("width", [1280, 390])
 def test_dvc_plots_diff_shows_both_pictures_whole(
     browser: Browser, tmp_path: Path, width: int
