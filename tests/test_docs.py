@@ -22,6 +22,8 @@ MADE = (
     "report.html",
     "data/own/",
     "provenance.json",  # of a release
+    "data/own/",  # of docs/own-pictures.md, as the next
+    "shapes.py",
     "dvc_plots/",
     "consumers/c_api/onnxruntime",
     "consumers/.venv",

@@ -215,3 +215,22 @@ def test_build_refuses_what_is_not_committed(project: Path, tmp_path: Path) -> N
     finally:
         (project / "new").unlink()
     assert not (tmp_path / "dist").exists()
+
+
+def test_a_release_has_the_exact_model_of_the_preset_accurate(
+    project: Path, tmp_path: Path
+) -> None:
+    head = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/accurate"
+    assert run(project, "git", "add", "--force", f"models/{MODELS[2]}").returncode == 0
+    assert run(project, "git", "commit", "--quiet", "-m", "accurate").returncode == 0
+    run(project, "git", "update-ref", ref, "HEAD")
+    run(project, "git", "reset", "--quiet", head)
+    try:
+        build(project, tmp_path / "dist")
+    finally:
+        run(project, "git", "update-ref", "-d", ref)
+    got = (tmp_path / f"dist/recipes/accurate/{MODELS[2]}").read_bytes()
+    assert got == (project / f"models/{MODELS[2]}").read_bytes()
+    assert "preset `accurate`" in (tmp_path / "dist/README.md").read_text(encoding="utf-8")
+    assert verify(tmp_path / "dist", "", project)[0] == []

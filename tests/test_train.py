@@ -275,6 +275,25 @@ def test_make_optimizer_makes_any_of_keras_and_follows_the_schedule() -> None:
     assert ours.get_config() | {"name": ""} == keras.optimizers.SGD().get_config() | {"name": ""}
 
 
+def test_no_optimizer_computes_with_the_processor_s_estimate_of_rsqrt() -> None:
+    """In what XLA compiles; RMSprop without `apply_portably` has it."""
+    import keras
+    import tensorflow as tf
+
+    from fashion_mlp.training.optimizer import apply_portably, make_optimizer, optimizers
+
+    def compiled(name: str, apply: Any) -> str:
+        weights = [keras.Variable(np.ones(shape, np.float32)) for shape in ((4, 4), (4,))]
+        optimizer = make_optimizer(name, {"learning_rate": 0.1})
+        optimizer.build(weights)
+        gradients = [tf.ones(weight.shape) for weight in weights]
+        run = tf.function(lambda *given: apply(optimizer, given, weights), jit_compile=True)
+        return run.experimental_get_compiler_ir(*gradients)(stage="optimized_hlo")
+
+    assert "rsqrt" in compiled("RMSprop", keras.optimizers.Optimizer.apply)
+    assert [name for name in optimizers() if "rsqrt" in compiled(name, apply_portably)] == []
+
+
 @pytest.mark.parametrize(
     ("class_name", "config", "says"),
     [

@@ -152,7 +152,8 @@ def main() -> int:
     try:
         prepare()
     except OSError as error:
-        print(f"page: {error.filename}: {error.strerror}; run `make page`", file=sys.stderr)
+        reason = f"{error.filename}: {error.strerror}"
+        print(f"page: {reason}; `make`, then `make page`", file=sys.stderr)
         return 1
     print("page: ready; serve it with: python -m http.server -d consumers/web")
     return 0

@@ -24,6 +24,9 @@ XLA_FLAGS = (
     # A transposed left side would go to Eigen and oneDNN, which cut by caches and threads:
     # keep the transposition apart, so that the product stays plain (see training/layers.py).
     "--xla_disable_hlo_passes=transpose-folding",
+    # a * b + c * d has two fused forms, fma(a, b, round(c * d)) and fma(c, d, round(a * b)). At
+    # level 3 LLVM has a pass of its own for ARM, which takes the other one than it does for x86.
+    "--xla_backend_optimization_level=2",
     # What XLA compiles itself: no instruction newer than AVX2, even where there are some.
     "--xla_cpu_max_isa=AVX2",
 )

@@ -139,7 +139,7 @@ def fitting(model: keras.Model, images: Sequence[np.ndarray]) -> list[np.ndarray
 
 def extended(images: np.ndarray) -> np.ndarray:
     """Add inputs drawn at random, and of the smallest and the largest value alone."""
-    low, high = images.min(), images.max()
+    low, high = images.min().item(), images.max().item()
     rng, shape = np.random.default_rng(SEED), images.shape[1:]
     whole = images.dtype.kind != "f"
     drawn = rng.uniform(low, high + whole, (DRAWN, *shape))  # whole numbers are cut off below

@@ -29,7 +29,7 @@ from fashion_mlp.training.layers import (
     pixel_moments,
     trained_layers,
 )
-from fashion_mlp.training.optimizer import make_optimizer
+from fashion_mlp.training.optimizer import apply_portably, make_optimizer
 from fashion_mlp.training.workers import Workers
 from pipeline.checkpoint import Checkpoint, History
 from pipeline.params import Train
@@ -243,7 +243,7 @@ class TrainingStep:
         return values
 
     def _apply(self, gradients: list[tf.Tensor]) -> None:
-        self.optimizer.apply(gradients, self.model.trainable_variables)
+        apply_portably(self.optimizer, gradients, self.model.trainable_variables)
 
 
 def read_batches(split: Split, batches: np.ndarray) -> tuple[Split, np.ndarray]:

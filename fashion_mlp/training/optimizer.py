@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 WHERE = "params.yaml: train.optimizer"
 
@@ -54,6 +57,27 @@ def make_optimizer(
     except (TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{WHERE}.config: {class_name} does not take it: {reason}") from None
+
+
+def apply_portably(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+) -> None:
+    """Apply gradients as Keras does, with the same bits on every processor; call it while tracing.
+
+    XLA rewrites a / sqrt(b) as a * rsqrt(b) and computes rsqrt from the processor's own estimate,
+    which differs by maker. It does not see the root in max(sqrt(b), the smallest normal number),
+    which has the same value for every b but 0; there 0 / 0 becomes 0.
+    """
+    root = tf.math.sqrt  # which keras.ops.sqrt looks up at each call
+
+    def hidden(x: tf.Tensor, name: str | None = None) -> tf.Tensor:
+        found = root(x, name)
+        return tf.maximum(found, np.finfo(found.dtype.as_numpy_dtype).tiny)
+
+    with patch.object(tf.math, "sqrt", hidden):
+        optimizer.apply(gradients, variables)
 
 
 def _fits(value: Any, default: Any) -> bool:
