@@ -5,7 +5,7 @@
 TASK := sh tasks/start.sh
 TARGETS := help repro recipe seeds dataset heal report sweep-picture test test-web test-consumers \
 	test-workers page release verify-release lint format lock check-repro check-portable \
-	check-workers check-lock check-sharing gate mutations torture bench conformance \
+	check-workers check-lock check-sharing check-prove gate mutations torture bench conformance \
 	conformance-tools push pull clean
 UNKNOWN := $(filter-out $(TARGETS) Makefile,$(MAKECMDGOALS))
 .PHONY: $(TARGETS) $(UNKNOWN)
@@ -88,6 +88,9 @@ check-workers:  ## train with several workers, kill some: the same losses and we
 
 mutations: repro  ## break the ONNX model in a thousand ways: does the proof notice each? (4 to 10 minutes)
 	@$(TASK) run python -m checks.mutations
+
+check-prove:  ## hold `prove` to 2,500 broken files of 25 networks, by two exporters (5 to 10 minutes)
+	@$(TASK) run python -m checks.anybody
 
 check-lock:  ## say whether dvc.lock is current
 	@$(TASK) run python -m checks.lock

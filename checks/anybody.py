@@ -30,15 +30,9 @@ from checks.architectures import architectures
 from checks.common import machine, table
 from checks.mutants import Mutation, one_bit, one_ulp, one_value, weights
 from fashion_mlp.network import engine
-from fashion_mlp.proof.comparison import (
-    DIFFERS,
-    HELD,
-    OPEN,
-    Finding,
-    compare,
-    verdict,
-)
+from fashion_mlp.proof.comparison import compare, verdict
 from fashion_mlp.proof.double import run_in_double
+from fashion_mlp.proof.findings import DIFFERS, HELD, OPEN, Finding
 from fashion_mlp.proof.known import Known, study
 from fashion_mlp.proof.layerwise import as_double, call
 from fashion_mlp.proof.levels import onnxruntime_run

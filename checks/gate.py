@@ -30,16 +30,18 @@ BETTER = {
     "validation_loss": LOWER,
     "validation_accuracy": HIGHER,
     "validation_top2_accuracy": HIGHER,
+    "validation_calibration_error": LOWER,
     "test_loss": LOWER,
     "test_accuracy": HIGHER,
     "test_top2_accuracy": HIGHER,
-    "expected_calibration_error": LOWER,
+    "test_calibration_error": LOWER,
     "images": HIGHER,
     "within_bound": HIGHER,
     "argmax_agreement": HIGHER,
     "argmax_certified": NEITHER,
     "uint8_bit_identical": HIGHER,
     "exact_argmax_agreement": HIGHER,
+    "largest_runtime_difference": NEITHER,
 }
 
 

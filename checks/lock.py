@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 
-from tasks.repair import cache_folder, compare
+from tasks.repair import cache_folder, compare, sizes
 
 # What `dvc repro --dry` prints of a stage that is not up to date: it would run it, or take its
 # results from an earlier run. (`--allow-missing`: data that are not here make nothing stale.)
@@ -34,7 +34,7 @@ def main() -> int:
         names = ", ".join(stages)
         faults = [f"dvc.lock is not current: {names} would run; run `make` and commit dvc.lock"]
     else:
-        damaged, _ = compare(cache_folder(), cached=False)
+        damaged = compare(cache_folder(), cached=False)[0] or list(sizes())
         faults = [f"{path}: damaged: {reason}; run `make heal`" for path, reason in damaged]
     for line in faults or ["dvc.lock is current"]:
         print(f"check-lock: {line}")

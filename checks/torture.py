@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -215,12 +216,16 @@ def pair(lab: Lab) -> str:
     return lab.outcome()
 
 
-def work(lane: int, folder: Path, seed: int, chosen: list[str]) -> list[tuple[str, str]]:
-    """Do a lane's share of the trials; return fault and outcome of each."""
+def work(
+    lane: int, folder: Path, seed: int, chosen: list[str], stop: threading.Event
+) -> list[tuple[str, str]]:
+    """Do a lane's share of the trials, until Ctrl-C; return fault and outcome of each."""
     lab = Lab(folder, f"{seed} {lane}")
     found = []
     listed = [trial for trial in trials(lab) if trial.kind in chosen]
     for number, trial in list(enumerate(listed, start=1))[lane::LANES]:
+        if stop.is_set():
+            break
         try:
             outcome = trial.run(lab)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -238,27 +243,28 @@ def work(lane: int, folder: Path, seed: int, chosen: list[str]) -> list[tuple[st
 
 
 def main() -> int:
-    """Try every fault; the exit status says whether all outcomes were good."""
+    """Try every fault, until Ctrl-C; the exit status says whether all outcomes were good."""
     parser = argparse.ArgumentParser(description="Kill, starve and damage copies of the pipeline.")
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
-    began = time.monotonic()
+    began, stop = time.monotonic(), threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="fashion-mlp-") as name, ThreadPoolExecutor() as pool:
         parts = [
-            pool.submit(work, lane, Path(name) / str(lane), options.seed, options.only)
+            pool.submit(work, lane, Path(name) / str(lane), options.seed, options.only, stop)
             for lane in range(LANES)
         ]
         found = [result for part in parts for result in part.result()]
-    rows: dict[str, Counter[str]] = {}
+    rows: dict[str, Counter[str]] = {"all": Counter()}
     for fault, outcome in found:
         for row in (fault, "all"):
             rows.setdefault(row, Counter())[outcome if outcome in (SAME, LINE) else "else"] += 1
     rows["all"] = rows.pop("all")  # as the last one
     cells = [(name, row.total(), row[SAME], row[LINE], row["else"]) for name, row in rows.items()]
     print(table(("fault", "tried", SAME, LINE, "anything else"), cells))
-    minutes = (time.monotonic() - began) / 60
-    print(f"\n{machine()}; seed {options.seed}, {minutes:.0f} minutes.")
+    minutes = f"{(time.monotonic() - began) / 60:.0f} minutes{', then stopped' * stop.is_set()}"
+    print(f"\n{machine()}; seed {options.seed}, {minutes}.")
     return 1 if rows["all"]["else"] else 0
 
 

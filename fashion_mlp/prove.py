@@ -25,7 +25,7 @@ from fashion_mlp.network import engine
 from pipeline.console import run
 
 if TYPE_CHECKING:
-    from fashion_mlp.proof.comparison import Finding
+    from fashion_mlp.proof.findings import Finding
 
 VERDICTS = {
     "held": ("equal", 0),
@@ -44,7 +44,7 @@ def load_images(path: Path) -> list[np.ndarray]:
     """
     try:
         content = np.load(path, allow_pickle=False)
-        arrays = [content[name] for name in content] if path.suffix == ".npz" else [content]
+        arrays = [content] if isinstance(content, np.ndarray) else list(content.values())
     except OSError:
         raise
     except Exception as error:  # NumPy parses a header as Python: damaged, it raises anything
@@ -54,6 +54,8 @@ def load_images(path: Path) -> list[np.ndarray]:
             raise ValueError(
                 f"{path}: expected numbers of shape (n, …), got {array.dtype} {array.shape}"
             )
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: expected finite numbers, got NaN or infinity")
     return arrays
 
 
@@ -65,7 +67,7 @@ def report(findings: Mapping[str, Finding], verdict: str) -> str:
 
 
 def as_json(findings: Mapping[str, Finding], verdict: str) -> str:
-    """Write the same as JSON; what is no number in JSON is null."""
+    """Write the same as JSON; non-finite numbers become null."""
     levels = {name: finding._asdict() for name, finding in findings.items()}
     return json.dumps(_plain({"verdict": VERDICTS[verdict][0], "levels": levels}), indent=2)
 
@@ -105,8 +107,9 @@ def main() -> None:
 
         model = load_onnx(options.onnx)
         findings = compare(study(options.keras, images), model)
-    except (OSError, ValueError) as error:
-        print(f"prove: error: {error}", file=sys.stderr)
+    except Exception as error:  # whatever Keras, TensorFlow and onnx raise: not decided
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        print(f"prove: error: {reason}", file=sys.stderr)
         sys.exit(2)
     result = verdict(findings)
     print((as_json if options.json else report)(findings, result))

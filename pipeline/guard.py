@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -32,6 +33,7 @@ ALONE = STATE / "lock"
 CHECKPOINT = STATE / "checkpoint"
 BY_HAND = STATE / "by_hand.json"  # what stages wrote that DVC did not start
 FIRST_YEAR, LAST_YEAR = 1980, 2107  # of a ZIP file's dates
+ADDRESSES = 3_000_000_000  # bytes; on two cores 2.7e9 were too few, and 3.4e9 enough
 ORPHAN_SECONDS = 0.5  # between looks at whether DVC still lives
 
 
@@ -57,14 +59,14 @@ def guarded(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: an input is not what dvc.lock records, or a section of params.yaml or a
-            module that the stage uses changed while it ran; or the clock is wrong.
+            module that the stage uses changed while it ran; or see `look_at_machine`.
         OSError: a file can't be read.
     """
     stage = read_stage(name)
     if stage is None:
         yield
         return
-    look_at_clock()
+    look_at_machine()
     end_with_dvc()
     imported = hashes(stage)  # before waiting for others: this process has its code already
     with alone(name):
@@ -142,16 +144,23 @@ def end_with_dvc() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def look_at_clock() -> None:
-    """Refuse a clock that a ZIP file, which a model is, can't write: it fails after the training.
+def look_at_machine() -> None:
+    """Refuse what would fail later, after the training or in many lines.
 
     Raises:
-        ValueError: the clock is wrong.
+        ValueError: a ZIP file, which a model is, can't be written by the clock, or TensorFlow can't
+            start its threads.
     """
     if not FIRST_YEAR <= time.localtime().tm_year <= LAST_YEAR:
         raise ValueError(
             f"this machine's clock says {time.ctime()}; set it: ZIP files know the years "
             f"{FIRST_YEAR} to {LAST_YEAR} alone"
+        )
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 <= limit < ADDRESSES:  # no limit is a negative number
+        raise ValueError(
+            f"`ulimit -v` allows {limit / 1e9:.1f} GB of addresses; TensorFlow takes "
+            f"{ADDRESSES / 1e9:.0f} GB, most of which it never uses: `ulimit -v unlimited`"
         )
 
 

@@ -84,12 +84,13 @@ def main() -> int:
         build(Path(), beside)
         if len(sys.argv) > 1:
             sign(beside, sys.argv[1])
+        if DIST.exists():
+            shutil.rmtree(DIST)
+        beside.rename(DIST)
     except (ValueError, OSError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         print(f"release: error: {error}", file=sys.stderr)
         return 1
-    shutil.rmtree(DIST, ignore_errors=True)
-    beside.rename(DIST)
     files = [path for path in DIST.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     signed = "signed" if (DIST / SIGNATURE).exists() else "not signed (KEY=private.pem signs)"

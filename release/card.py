@@ -42,7 +42,7 @@ def card(root: Path, accurate: dict[str, float] | None = None) -> str:
     rows = [
         (f"{split} accuracy", f"{accuracy:.4f}", spread(accuracy, images)),
         (f"{split} loss", f"{metrics[f'{split}_loss']:.4f}", ""),
-        ("expected calibration error", f"{metrics['expected_calibration_error']:.4f}", ""),
+        ("expected calibration error", f"{metrics[f'{split}_calibration_error']:.4f}", ""),
         ("training accuracy", f"{metrics['train_accuracy']:.4f}", ""),
     ]
     if accurate:

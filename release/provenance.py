@@ -1,12 +1,13 @@
 """Where a release comes from: an in-toto statement with SLSA's provenance, version 1.
 
 in-toto.io/Statement/v1, slsa.dev/spec/v1.0/provenance. It holds no time and no name of a machine:
-the same commit gives the same statement.
+the same commit, built by the same builder, gives the same statement.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ from report.__main__ import LOCK, PACKAGES, read, run_params
 
 TYPE, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:fashion-mlp:make-release:1"
-COMMANDS = ["make", "make check-lock", "make release"]  # in a clone of the commit
+COMMANDS = ["make", "make check-lock", "make page", "make release"]  # in a clone of the commit
 
 
 def statement(root: Path, subjects: Mapping[str, str]) -> dict[str, Any]:
@@ -32,6 +33,8 @@ def statement(root: Path, subjects: Mapping[str, str]) -> dict[str, Any]:
     lock = read(root / LOCK, yaml.safe_load)["stages"]
     params = run_params(lock)
     data = params["fetch"]["files"]
+    presets = sorted({name.split("/")[1] for name in subjects if name.startswith("recipes/")})
+    commands = [*COMMANDS[:-1], *(f"make recipe NAME={name}" for name in presets), COMMANDS[-1]]
     return {
         "_type": TYPE,
         "subject": [
@@ -41,7 +44,7 @@ def statement(root: Path, subjects: Mapping[str, str]) -> dict[str, Any]:
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {"commands": COMMANDS, "params": params},
+                "externalParameters": {"commands": commands, "params": params},
                 "resolvedDependencies": [
                     {"uri": repository(), "digest": {"gitCommit": commit(root)}},
                     *(
@@ -75,6 +78,9 @@ def commit_of(stated: Mapping[str, Any]) -> str:
     """
     try:
         source = stated["predicate"]["buildDefinition"]["resolvedDependencies"][0]
-        return str(source["digest"]["gitCommit"])
+        found = str(source["digest"]["gitCommit"])
     except (KeyError, IndexError, TypeError):
-        raise ValueError("it names no commit") from None
+        found = ""
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", found):
+        raise ValueError("it names no commit")
+    return found

@@ -2,7 +2,8 @@
 
 Refused is a file that was changed, added or removed: against SHA256SUMS, against the statement of
 provenance, and against the commit that this names: models by the MD5 in its dvc.lock, the page and
-the licence by its own files. Where all of these were forged, the signature alone tells.
+the licence by its own files. What no commit holds (the card, test data, what the page is made of)
+is named: where sums and statement were forged, the signature alone vouches for it.
 """
 
 from __future__ import annotations
@@ -58,8 +59,12 @@ def check_commit(folder: Path, commit: str, root: Path) -> Iterator[str]:
     Raises:
         ValueError: the commit is not in this repository.
     """
-    lock = yaml.safe_load(git("show", f"{commit}:./dvc.lock", folder=root))["stages"]
-    outputs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", [])}
+    lock = yaml.safe_load(git("show", f"{commit}:./dvc.lock", folder=root))
+    try:
+        outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
+        outputs = {out["path"]: out["md5"] for out in outs}
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"dvc.lock of commit {commit[:12]} can't be read") from None
     listing = git("ls-tree", "-r", "--name-only", "-z", commit, folder=root)
     tracked = set(listing.decode().split("\0"))
     for path in filter(Path.is_file, sorted(folder.rglob("*"))):
@@ -71,6 +76,8 @@ def check_commit(folder: Path, commit: str, root: Path) -> Iterator[str]:
             "show", f"{commit}:./{source}", folder=root
         ):
             yield f"{name}: differs from {source} of commit {commit[:12]}"
+        elif source and source not in outputs and source not in tracked:
+            yield f"{name}: commit {commit[:12]} has no {source}"
 
 
 def check_signature(folder: Path, key: str) -> Iterator[str]:
@@ -125,7 +132,12 @@ def main() -> int:
         print(f"verify-release: REFUSED: {fault}")
     signed = "signature checked" if key else "signature not checked (KEY=public.pem checks it)"
     if not faults:
-        print(f"verify-release: {folder}: every file is that of commit {commit[:12]}; {signed}")
+        untied = [name for name in hashes(folder, {SIGNATURE}) if origin(name) is None]
+        print(
+            f"verify-release: {folder}: models and page are those of commit {commit[:12]}; "
+            f"{len(untied)} files, which no commit holds, are as stated: {', '.join(untied)}; "
+            f"{signed}"
+        )
     return 1 if faults else 0
 
 

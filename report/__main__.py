@@ -176,7 +176,9 @@ def cards(train: Mapping[str, Any], evaluate: Mapping[str, Any], export: Mapping
         "validation accuracy": evaluate.get("validation_accuracy"),
         "validation loss": evaluate.get("validation_loss"),
         "training accuracy": train.get("train_accuracy"),
-        "calibration error": evaluate.get("expected_calibration_error"),
+        "calibration error": evaluate.get(
+            "test_calibration_error", evaluate.get("validation_calibration_error")
+        ),
     }
     shown = [(text, f"{value:.4f}") for text, value in found.items() if value is not None]
     if {"images", "argmax_agreement"} <= export.keys():
@@ -216,7 +218,7 @@ def paper_table(
     )
     if "test_accuracy" in evaluate:
         claim += f" On the test set this run reaches {100 * evaluate['test_accuracy']:.2f} %."
-    return f"<p>{escape(claim)}</p>" + table(rows, ("", "paper", "this run", "where"))
+    return f"<p>{escape(claim)}</p>" + table(rows, ("what", "paper", "this run", "where"))
 
 
 def records(path: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,12 @@ def read_experiment(name: str, folder: Path) -> dict[str, float]:
     ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
     metrics: dict[str, Any] = {}
     for path in FILES:
-        metrics |= json.loads(git("show", f"{ref}:{path}", folder=folder))
+        try:
+            metrics |= json.loads(git("show", f"{ref}:{path}", folder=folder))
+        except ValueError as error:
+            raise ValueError(
+                f"commit {head[:7]} has no whole experiment {name} ({error}); make recipe runs it"
+            ) from None
     return metrics
 
 

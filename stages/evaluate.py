@@ -68,7 +68,7 @@ def measure(
         )
         if classes > 2
         else 1.0,
-        "expected_calibration_error": calibration(probabilities, labels, bins).error,
+        f"{split}_calibration_error": calibration(probabilities, labels, bins).error,
     }
     return {key: round(float(value), DIGITS) for key, value in metrics.items()}
 

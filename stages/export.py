@@ -43,6 +43,7 @@ from fashion_mlp.proof.evidence import Evidence, gather, uncertified
 from fashion_mlp.proof.exact import prove_exact
 from fashion_mlp.proof.levels import (
     Candidate,
+    check_same_rows,
     check_structure,
     check_weights,
     onnxruntime_predict,
@@ -50,7 +51,7 @@ from fashion_mlp.proof.levels import (
 )
 from pipeline.console import progress, run
 from pipeline.files import replacing
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 
 if TYPE_CHECKING:
     import keras
@@ -85,10 +86,7 @@ def check_converter(network: keras.Model, model: onnx.ModelProto, images: np.nda
     expected, got = (
         onnxruntime_predict(one)(images, BATCH_SIZE) for one in (converted(network, opset), model)
     )
-    if len(rows := np.flatnonzero((got != expected).any(axis=1))):
-        raise ValueError(
-            f"image {rows[0]}: expected tf2onnx's answer {expected[rows[0]]}, got {got[rows[0]]}"
-        )
+    check_same_rows("beside tf2onnx's answers, test image", expected, got)
 
 
 def prove_uint8(uint8: Candidate, plain: Candidate, evidence: Evidence) -> int:
@@ -123,11 +121,8 @@ def check_same_bits(uint8: Candidate, plain: Candidate, evidence: Evidence) -> N
         for batch_size in {BATCH_SIZE, *(evidence.batch_sizes if last else ())}:
             expected = plain.answers(evidence.images, split, batch_size)
             got = uint8.predict(images, batch_size)
-            if len(rows := np.flatnonzero((got != expected).any(axis=1))):
-                raise ValueError(
-                    f"uint8 model, {split} image {rows[0]}, batch size {batch_size}: expected "
-                    f"{expected[rows[0]]}, got {got[rows[0]]}"
-                )
+            what = f"uint8 model, batch size {batch_size}, {split} image"
+            check_same_rows(what, expected, got)
 
 
 def as_bytes(array: np.ndarray, split: str) -> np.ndarray:
@@ -206,11 +201,30 @@ def bound_for_all(evidence: Evidence) -> float:
     return furthest
 
 
+def write_graphs(
+    evidence: Evidence, params: Params, known: Mapping[str, Any], furthest: float
+) -> tuple[dict[Path, onnx.ModelProto], dict[Path, bytes]]:
+    """Make the models: the graph that each file must hold, and its bytes, metadata included."""
+    form = (params.export.opset, params.export.ir_version)
+    integers = quantize(evidence.layers, params.dataset.image_shape)
+    say(f"exact: a logit is within {largest_error(evidence.layers, integers):.2g} on any image")
+    plain = plain_graph(evidence.layers, *form)
+    expected = {
+        ONNX: plain,
+        ONNX_UINT8: uint8_graph(plain),
+        ONNX_EXACT: exact_graph(integers, *form),
+    }
+    rounding = {**known, "largest_runtime_difference": str(furthest)}
+    files = {
+        ONNX: described(plain, rounding, scaled=True),
+        ONNX_UINT8: described(expected[ONNX_UINT8], rounding, scaled=False),
+        ONNX_EXACT: described(expected[ONNX_EXACT], known, scaled=False),
+    }
+    return expected, files
+
+
 def prove_files(
-    files: Mapping[Path, bytes],
-    expected: Mapping[Path, onnx.ModelProto],
-    evidence: Evidence,
-    largest_error: float,
+    files: Mapping[Path, bytes], expected: Mapping[Path, onnx.ModelProto], evidence: Evidence
 ) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
     """Prove each file, the bytes that will be written.
 
@@ -218,7 +232,6 @@ def prove_files(
         files: their bytes.
         expected: the graphs that they must hold.
         evidence: from `gather`.
-        largest_error: of the exact file's logits, for the screen.
 
     Returns:
         What was compared, for PROOF, and the images to which the exact file gives another class:
@@ -232,7 +245,7 @@ def prove_files(
     pixels = {split: as_bytes(array, split) for split, array in evidence.images.items()}
     metrics["uint8_bit_identical"] = prove_uint8(uint8, plain, evidence)
     say(f"uint8: bytes in, the same bits out on {metrics['uint8_bit_identical']:,} images")
-    exact_metrics, other = prove_exact(exact, evidence, pixels, largest_error, say)
+    exact_metrics, other = prove_exact(exact, evidence, pixels, say)
     return metrics | exact_metrics, other
 
 
@@ -254,15 +267,9 @@ def main() -> None:
     accuracy = {measured: evidence.accuracy(measured, splits[measured].labels.argmax(axis=1))}
     held_out = params.preprocess.validation_images
     known = metadata(params.dataset, params.fetch.files, held_out, params.train, accuracy)
-    known["largest_runtime_difference"] = str(furthest)
-    form = (params.export.opset, params.export.ir_version)
-    integers = quantize(evidence.layers, params.dataset.image_shape)
-    plain, exact = plain_graph(evidence.layers, *form), exact_graph(integers, *form)
-    check_converter(network, plain, images["test"])
-    expected = {ONNX: plain, ONNX_UINT8: uint8_graph(plain), ONNX_EXACT: exact}
-    files = {path: described(it, known, path == ONNX) for path, it in expected.items()}
-    largest = largest_error(evidence.layers, integers)
-    metrics, other = prove_files(files, expected, evidence, largest)
+    expected, files = write_graphs(evidence, params, known, furthest)
+    check_converter(network, expected[ONNX], images["test"])
+    metrics, other = prove_files(files, expected, evidence)
     metrics["largest_runtime_difference"] = furthest
     write_test_data(TEST_DATA, images["test"], evidence.bounds["test"].probabilities)
     header = ["split", "image", "class", "next_class", "probability_gap", "exact_class"]

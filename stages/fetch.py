@@ -141,7 +141,7 @@ def fetch_from(source: Source, files: Mapping[str, File], timeout: float, scratc
     else:
         folder = str(source.folder)
     for name, expected in files.items():
-        copy_first(find(Path(folder).expanduser(), name), scratch / name, expected)
+        copy_first(find(Path(os.path.expanduser(folder)), name), scratch / name, expected)  # noqa: PTH111
 
 
 def copy_first(candidates: list[Path], target: Path, expected: File) -> None:
@@ -169,15 +169,15 @@ def find(folder: Path, name: str) -> list[Path]:
     Raises:
         SourceError: there is none, or the folder can't be read.
     """
-    if not folder.is_dir():
-        raise SourceError("not a folder" if folder.exists() else "not installed")
+    # Unlike Path's methods, os.path's say no where a path can't be read or is no path at all.
+    if not os.path.isdir(folder):  # noqa: PTH112
+        raise SourceError("not a folder" if os.path.exists(folder) else "not installed")  # noqa: PTH110
     try:
         folders = [folder, *sorted(filter(os.path.isdir, folder.iterdir()))]
     except OSError as error:
         raise SourceError(f"{folder}: {error.strerror}") from None
     stems = (name, name.replace("-idx", ".idx"))
     paths = [one / f"{stem}{end}" for one in folders for stem in stems for end in ("", ".gz")]
-    # Unlike Path.is_file, it says no where a folder can't be read.
     found = [path for path in paths if os.path.isfile(path)]  # noqa: PTH113
     if not found:
         raise SourceError(f"has neither {name} nor {name}.gz")

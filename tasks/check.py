@@ -1,4 +1,4 @@
-"""Check params.yaml before DVC removes the outputs of the stages that read it.
+"""Check params.yaml and the machine before DVC removes the outputs of the stages that read it.
 
 DVC deletes what a stage wrote and starts it then, so that a wrong value would cost the results of
 the last run. Runs inside .venv.
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.guard import LOCK
+from pipeline.guard import LOCK, look_at_machine
 from pipeline.params import FILES, Optimizer, Params, load_params
 
 LABELS_HEADER = 8  # bytes in front of the labels in an IDX file
@@ -70,6 +70,7 @@ def last_optimizer() -> Any:
 def main() -> int:
     """Check; the exit status is 1 and a line for each fault says why where a value is wrong."""
     try:
+        look_at_machine()
         params = load_params()
         check_counts(params)
         check_optimizer(params.train.optimizer)

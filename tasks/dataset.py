@@ -1,8 +1,8 @@
 """Make a data set of folders of pictures: `python -m tasks.dataset FOLDER [--plain]`.
 
 FOLDER/Bags/*.jpg, FOLDER/Shoes/*.png, …: a folder for each class. Pictures become images by the
-steps that predict.py and the page take with photos (consumers/PHOTOS.md). What a picture becomes
-decides by its hash whether it is a test image, as about one in five is: adding pictures moves none.
+steps that predict.py and the page take with photos (consumers/PHOTOS.md). The SHA-256 of the
+converted image decides whether it is a test image (one in five is), so adding pictures moves none.
 Where FOLDER has train/ and test/, with the classes' folders in each, these decide.
 
 writes  data/own/    the four IDX files, in the order of the images' hashes
@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import re
 import shutil
+import signal
 import struct
 import sys
 import unicodedata
@@ -31,7 +32,8 @@ from dvc.utils.serialize import load_yaml, modify_yaml
 from consumers.python.predict import printable, read_photo, to_picture
 from pipeline.console import progress
 from pipeline.files import replacing
-from pipeline.params import FILES, PARAMS_FILE, check_params
+from pipeline.params import FILES, PARAMS_FILE, check_params, load_params
+from tasks.check import check_counts
 from tasks.presets import assign
 
 OWN = Path("data/own")
@@ -214,10 +216,10 @@ def params_for(
 
 def write(files: Mapping[str, bytes], values: Mapping[str, Any]) -> None:
     """Write the files and params.yaml, which keeps its comments; each whole or not at all."""
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # which renames at its end, params.yaml last
+        temporary = stack.enter_context(replacing(PARAMS_FILE))
         for name, content in files.items():
             stack.enter_context(replacing(OWN / name)).write_bytes(content)
-        temporary = stack.enter_context(replacing(PARAMS_FILE))
         shutil.copyfile(PARAMS_FILE, temporary)
         with modify_yaml(str(temporary)) as written:
             assign(written, values)
@@ -232,6 +234,7 @@ def make(folder: Path, name: str, shape: tuple[int, int], photos: str) -> list[s
     """
     if not folder.is_dir():
         raise ValueError(f"{printable(folder)}: no such folder; make dataset FOLDER=PATH")
+    load_params()  # what is wrong in it is said now, and not after minutes
     found = find(folder)
     pictures = distinct(read(found, shape, photos), found)
     labels = sorted({label for _, label, _ in found.files})
@@ -241,7 +244,7 @@ def make(folder: Path, name: str, shape: tuple[int, int], photos: str) -> list[s
         raise ValueError("\n  ".join([f"{folder}: nothing is written:", *found.faults]))
     files = contents(pictures, labels)
     values = params_for(load_yaml(str(PARAMS_FILE)), name, labels, files, shape, photos)
-    check_params(values, printable(folder))
+    check_counts(check_params(values, printable(folder)))
     write(files, values)
     return [*found.notes, *summary(name, pictures, labels)]
 
@@ -279,6 +282,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"dataset: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     print("\n".join(f"dataset: {line}" for line in lines))
     return 0
 

@@ -224,6 +224,17 @@ def missing(venv: Path, lock: Path) -> list[str]:
     return [f"{name}=={pin}" for name, pin in pins if f"{_plain(name)}=={pin}" not in there]
 
 
+def damaged(venv: Path) -> str:
+    """Name a file of an environment whose size is not as installed; empty where all are."""
+    folders = [str(path) for path in venv.glob("lib/python3*/site-packages")]
+    for found in metadata.distributions(path=folders):
+        for file in found.files or []:
+            path = Path(str(file.locate()))
+            if file.size is not None and not (path.is_file() and path.stat().st_size == file.size):
+                return os.path.relpath(path)
+    return ""
+
+
 def _plain(name: str) -> str:
     """Normalize a package's name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()

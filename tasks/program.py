@@ -9,10 +9,11 @@ import shlex
 from pathlib import Path
 
 from tasks import tools
-from tasks.environment import ensure
-from tasks.processes import clean, explain, say
+from tasks.environment import damaged, ensure
+from tasks.processes import VENV, clean, explain, say
 from tasks.runs import heal, recipe, repro, seeds
 
+PIPELINE = ("repro", "heal", "recipe", "seeds")  # tasks that fail where .venv is damaged
 TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
 
 
@@ -90,12 +91,17 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit status: 130 where Ctrl-C ended it, 1 where it could not be done.
     """
+    status = 1
     try:
-        return TASKS[arguments[0]](*arguments[1:])
+        status = TASKS[arguments[0]](*arguments[1:])
     except KeyboardInterrupt:
         return 130
     except RuntimeError as error:
         say(str(error))
     except OSError as error:
         say(explain(error))
-    return 1
+    failed = status and not 128 < status < 255  # where a signal ended it, nothing is looked for
+    if failed and arguments[0] in PIPELINE and (path := damaged(VENV)):
+        (VENV / ".installed").unlink(missing_ok=True)
+        say(f"{path} is not as installed; `make` once more installs everything anew")
+    return status

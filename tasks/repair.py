@@ -246,9 +246,11 @@ def differs(path: Path, number: str) -> Damage | None:
 
 
 def sizes() -> Iterator[Damage]:
-    """Find a size in dvc.lock that is not the file's, after a run: DVC compares MD5s alone."""
+    """Find a size in a current dvc.lock that is not the file's: DVC compares MD5s alone."""
     for entry in entries_of():
         path = Path(entry["path"])
+        if not path.exists():
+            continue
         files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
         found = {"size": sum(one.stat().st_size for one in files), "nfiles": len(files)}
         if wrong := [key for key in found if entry.get(key, found[key]) != found[key]]:

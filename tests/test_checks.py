@@ -63,7 +63,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("test_accuracy", 0.9, 0.8, False, "WORSE by more than 0.05"),
         ("test_accuracy", 0.9, 0.85, True, "worse, within 0.05"),
         ("validation_accuracy", 0.9, 0.8, False, "WORSE by more than 0.05"),
-        ("expected_calibration_error", 0.0, 0.1, False, "WORSE by more than 0.05"),
+        ("test_calibration_error", 0.0, 0.1, False, "WORSE by more than 0.05"),
         ("within_bound", 70000, 69999, False, "WORSE by more than 0.05"),
         ("within_bound", 70000, 70000, True, "same"),
         ("test_loss", 0.3, float("nan"), False, "NOT A NUMBER"),

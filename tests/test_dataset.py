@@ -186,6 +186,20 @@ def test_a_class_or_a_split_without_images_is_refused(
     ]
 
 
+@pytest.mark.parametrize("fault", ["params.yaml", "a file in the place of data/own"])
+def test_what_cannot_be_read_or_written_leaves_all_as_it_was(
+    fault: str, work: Path, clothes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if fault == "params.yaml":
+        Path("params.yaml").write_text("dataset: 1\n", encoding="utf-8")
+        assert fails(work, capsys)[0].startswith("params.yaml: ")
+    else:
+        Path("data").mkdir()
+        dataset.OWN.write_text("")
+        (line,) = fails(work, capsys)
+        assert line.startswith("dataset: [Errno ")
+
+
 def test_plain_resizes_to_a_shape_and_does_nothing_else(clothes: Path) -> None:
     assert dataset.main(["--plain", "--shape=20x40", "clothes"]) == 0
     params = load_params()

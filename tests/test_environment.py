@@ -131,6 +131,29 @@ def test_an_environment_is_current_until_something_changes(made: Folder) -> None
     assert is_current(venv, lock)
 
 
+def test_a_damaged_environment_is_named_after_a_failure_and_made_again(made: Folder) -> None:
+    repro = ["sh", "tasks/start.sh", "repro"]  # which fails: this folder is no repository
+
+    def fail() -> str:
+        result = subprocess.run(
+            repro,
+            cwd=made.folder,
+            env=made.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        return result.stderr
+
+    assert "not as installed" not in fail()
+    (module,) = made.folder.glob(".venv/lib/python3*/site-packages/pip/__init__.py")
+    module.write_text("")
+    assert f"make: {module.relative_to(made.folder)} is not as installed; `make` once" in fail()
+    assert made.make()[1].count(INSTALLING) == 1
+    assert "not as installed" not in fail()
+
+
 def test_an_install_that_was_killed_starts_again(made: Folder) -> None:
     made.lock("2.0")
     process = subprocess.Popen(

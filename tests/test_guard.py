@@ -1,6 +1,7 @@
 """What holds while a stage runs."""
 
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -64,6 +65,17 @@ def test_guarded_refuses_a_clock_that_no_zip_file_knows(
     monkeypatch.setattr(time, "localtime", lambda: time.struct_time([year, *[1] * 8]))
     with pytest.raises(ValueError, match=r"this machine's clock says .*; set it"):
         guarded("train").__enter__()
+
+
+def test_guarded_refuses_a_limit_that_tensorflow_would_abort_at(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_600_000_000, -1))
+    with pytest.raises(ValueError, match=r"allows 1\.6 GB of addresses; TensorFlow takes 3 GB"):
+        guarded("train").__enter__()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, -1))
+    with guarded("train"):
+        pass
 
 
 def test_guarded_lets_other_sections_change(project: Path) -> None:

@@ -11,8 +11,10 @@ from onnx import helper, numpy_helper
 
 from checks.healthy import refusals
 from checks.mutants import mutations
-from checks.mutations import noticed, plain_form, uint8_form
+from checks.mutations import Form, exact_form, noticed, plain_form, uint8_form
+from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.graph import plain_graph, uint8_graph
+from fashion_mlp.export.quantize import quantize
 from fashion_mlp.network import engine
 from fashion_mlp.proof import levels
 from fashion_mlp.proof.evidence import Evidence, gather, uncertified
@@ -77,20 +79,31 @@ def other_weights() -> Iterator[list[np.ndarray]]:
         yield [array for layer in layers for array in layer[:2]]
 
 
-@pytest.mark.parametrize("name", ["float32", "uint8"])
+def shipped(name: str, model: onnx.ModelProto, evidence: Evidence) -> Form:
+    """Make a file that ships, with some metadata."""
+    quantized = quantize(evidence.layers, SHAPE)
+    file = {"float32": model, "uint8": uint8_graph(model), "exact": exact_graph(quantized, *FORM)}[
+        name
+    ]
+    file = copy.deepcopy(file)
+    file.doc_string = "a classifier"
+    helper.set_model_props(file, {"test_accuracy": "0.870000", "license": "MIT"})
+    if name == "exact":
+        return exact_form(file)
+    kinds = mutations(file, SHAPE, other_weights())
+    return plain_form(file, kinds) if name == "float32" else uint8_form(file, kinds, model)
+
+
+@pytest.mark.parametrize("name", ["float32", "uint8", "exact"])
 def test_levels_notice_every_mutation(
     name: str, model: onnx.ModelProto, evidence: Evidence
 ) -> None:
-    file = copy.deepcopy(model) if name == "float32" else uint8_graph(model)
-    file.doc_string = "a classifier"
-    helper.set_model_props(file, {"test_accuracy": "0.870000", "license": "MIT"})
-    kinds = mutations(file, SHAPE, other_weights())
-    form = plain_form(file, kinds) if name == "float32" else uint8_form(file, kinds, model)
-    assert noticed(file, form, evidence) == []
+    form = shipped(name, model, evidence)
+    assert noticed(form.model, form, evidence) == []
     rng = np.random.default_rng(4)
     for kind in form.kinds:
         for _ in range(min(kind.models, 3)):
-            mutant = copy.deepcopy(file)
+            mutant = copy.deepcopy(form.model)
             kind.mutate(mutant, rng)
             assert noticed(mutant, form, evidence), kind.name
 

@@ -16,7 +16,8 @@ from checks.architectures import architectures
 from fashion_mlp import prove
 from fashion_mlp.export.graph import converted
 from fashion_mlp.network import engine
-from fashion_mlp.proof.comparison import DIFFERS, HELD, LIMITED, compare, load_onnx, verdict
+from fashion_mlp.proof.comparison import compare, load_onnx, verdict
+from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN
 from fashion_mlp.proof.known import Known, study
 from tests.conftest import ROOT
 from tests.oracle import make_images, make_layers, network_of
@@ -108,6 +109,14 @@ def test_an_activation_left_out_is_named(pair: Pair) -> None:
     assert findings["weights"].result == HELD
     assert findings["place"].data["layer"] == "fashion_mlp/dense_1/Relu"
     assert findings["worst"].data["classes"]
+
+
+def test_a_file_that_takes_something_else_is_not_decided(pair: Pair) -> None:
+    mutant = copy.deepcopy(pair.model)
+    mutant.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    findings = compare(pair.known, mutant)
+    assert verdict(findings) == OPEN
+    assert findings["float64"].says == "input image: Keras takes float32, the file uint8"
 
 
 def test_units_in_another_order_are_the_same_function(pair: Pair) -> None:

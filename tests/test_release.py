@@ -112,6 +112,23 @@ def forge(dist: Path, name: str) -> None:
     write_text(dist / SUMS, sums(dist))
 
 
+def forge_new(dist: Path, name: str) -> None:
+    """Add a file, to SHA256SUMS and the statement too."""
+    (dist / name).write_text("added")
+    stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
+    stated["subject"].append({"name": name, "digest": {"sha256": hashes(dist, set())[name]}})
+    write_json(dist / STATEMENT, stated)
+    write_text(dist / SUMS, sums(dist))
+
+
+def forge_commit(dist: Path, commit: str) -> None:
+    stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
+    definition = stated["predicate"]["buildDefinition"]
+    definition["resolvedDependencies"][0]["digest"]["gitCommit"] = commit
+    write_json(dist / STATEMENT, stated)
+    write_text(dist / SUMS, sums(dist))
+
+
 def link(dist: Path) -> None:
     (dist / "labels.json").rename(dist.with_name("elsewhere"))
     (dist / "labels.json").symlink_to(dist.with_name("elsewhere"))
@@ -153,6 +170,9 @@ TAMPERINGS: dict[str, Callable[[Path], object]] = {
     "a forged model": lambda dist: forge(dist, MODELS[2]),
     "a forged page": lambda dist: forge(dist, "page/page.js"),
     "a forged licence": lambda dist: forge(dist, "LICENSE"),
+    "a forged file more": lambda dist: forge_new(dist, "page/new.js"),
+    "an option of git for a commit": lambda dist: forge_commit(dist, "--output=HEAD"),
+    "a branch for a commit": lambda dist: forge_commit(dist, "HEAD"),
 }
 
 
@@ -195,3 +215,22 @@ def test_build_refuses_what_is_not_committed(project: Path, tmp_path: Path) -> N
     finally:
         (project / "new").unlink()
     assert not (tmp_path / "dist").exists()
+
+
+def test_a_release_has_the_exact_model_of_the_preset_accurate(
+    project: Path, tmp_path: Path
+) -> None:
+    head = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/accurate"
+    assert run(project, "git", "add", "--force", f"models/{MODELS[2]}").returncode == 0
+    assert run(project, "git", "commit", "--quiet", "-m", "accurate").returncode == 0
+    run(project, "git", "update-ref", ref, "HEAD")
+    run(project, "git", "reset", "--quiet", head)
+    try:
+        build(project, tmp_path / "dist")
+    finally:
+        run(project, "git", "update-ref", "-d", ref)
+    got = (tmp_path / f"dist/recipes/accurate/{MODELS[2]}").read_bytes()
+    assert got == (project / f"models/{MODELS[2]}").read_bytes()
+    assert "preset `accurate`" in (tmp_path / "dist/README.md").read_text(encoding="utf-8")
+    assert verify(tmp_path / "dist", "", project)[0] == []

@@ -53,7 +53,7 @@ def test_main_names_an_experiment_that_is_not_there(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["seeds", "quick", "3"])
     assert seeds.main() == 1
-    assert "/quick-seed3'" in capsys.readouterr().err
+    assert " has no whole experiment quick-seed3 (" in capsys.readouterr().err
 
 
 def test_one_seed_has_no_standard_deviation() -> None:

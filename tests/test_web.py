@@ -10,11 +10,12 @@ import functools
 import hashlib
 import json
 import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 from sklearn.datasets import load_sample_image
 
 from consumers.python import predict
+from consumers.web import prepare
+from report.__main__ import build
 from tests.photos import all_photos, encoded, odd_photos, photo, refused_photos
 
 pytestmark = pytest.mark.web
@@ -490,6 +493,44 @@ def test_likeness_is_the_cosine_to_the_nearest_average(page: Page) -> None:
     np.testing.assert_allclose(found, cosines.max(axis=1), rtol=1e-9)
 
 
+def test_measure_leaves_each_picture_out_of_its_average() -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3, dtype=np.uint8), [100, 50, 1])
+    images = random.integers(0, 80, (151, 12)).astype(np.uint8)
+    images[np.arange(151), labels] += 150
+    nearest = []
+    for number, image in enumerate(images.astype(float)):
+        rest = np.arange(151) != number
+        groups = [images[rest & (labels == label)] for label in range(3)]
+        means = [group.mean(axis=0) for group in groups if len(group)]
+        nearest.append(max(it @ image / np.sqrt((it @ it) * (image @ image)) for it in means))
+    averages, least = prepare.measure(images, labels)
+    assert least == round(float(np.quantile(nearest, 0.01)), 3)
+    np.testing.assert_array_equal(averages[1], np.rint(images[labels == 1].mean(axis=0)))
+    assert prepare.measure(images[:99], labels[:99])[1] == 0  # too few to tell
+
+
+@pytest.mark.parametrize(
+    ("origin", "address"),
+    [
+        ("https://example.com/a/b.git", "https://example.com/a/b"),
+        ("https://user:secret@example.com/a/b", "https://example.com/a/b"),
+        ("git@example.com:a/b.git", "https://example.com/a/b"),
+        ("ssh://git@example.com/a/b.git", "https://example.com/a/b"),
+        ("/home/someone/clone", "page.js"),
+        ("", "page.js"),
+    ],
+)
+def test_source_is_where_this_was_cloned_from_without_secrets(
+    origin: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    if origin:
+        subprocess.run(["git", "remote", "add", "origin", origin], cwd=tmp_path, check=True)
+    monkeypatch.setattr(prepare, "ROOT", tmp_path)
+    assert prepare.source_address() == address
+
+
 def test_accuracy_and_card_are_the_models_own(page: Page) -> None:
     metadata = predict.Network(predict.MODEL).session.get_modelmeta().custom_metadata_map
     right = round(100 * float(metadata["test_accuracy"]))
@@ -497,8 +538,7 @@ def test_accuracy_and_card_are_the_models_own(page: Page) -> None:
     expect(page).to_have_title(f"What is this? · {metadata['dataset']}")
     page.click("summary")
     expect(page.locator("#card")).to_contain_text(metadata["test_accuracy"])
-    page.click("#source")
-    page.wait_for_url("**/page.js")
+    assert re.fullmatch(r"https://.+|page\.js", page.get_attribute("#source", "href") or "")
 
 
 TYPES = {"text/plain": "The server sends page.js as text/plain; browsers run text/javascript alone"}
@@ -629,6 +669,20 @@ def test_axe_finds_nothing(scheme: str, locale: str, open_page: Opener) -> None:
     draw(page)
     faults += audit(page)
     assert faults == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
+def test_axe_finds_nothing_in_the_report(
+    scheme: Literal["light", "dark"], width: int, browser: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "report.html").write_text(build(Path()), encoding="utf-8")
+    page = browser.new_page(
+        bypass_csp=True, color_scheme=scheme, viewport={"width": width, "height": 800}
+    )
+    page.goto(f"file://{tmp_path}/report.html")
+    page.add_script_tag(path=WEB / "node_modules/axe-core/axe.min.js")
+    assert audit(page) == []
+    page.close()
 
 
 def audit(page: Page) -> list[str]:

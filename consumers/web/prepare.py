@@ -97,15 +97,27 @@ def measure(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
         labels: class numbers (n,).
 
     Returns:
-        uint8 (classes, pixels), and the cosine to the nearest average that `LEAST` lie below.
+        uint8 (classes, pixels), and the cosine to the nearest average that `LEAST` of the pictures
+        lie below, each left out of its own class's average; 0 where there are too few to tell.
     """
-    averages = np.stack([images[labels == label].mean(axis=0) for label in np.unique(labels)])
-    averages = np.rint(averages).astype(np.uint8)
-    units = averages / np.maximum(1, np.linalg.norm(averages, axis=1, keepdims=True))
+    present = np.unique(labels)
+    sums = np.stack([images[labels == label].sum(axis=0, dtype=np.float64) for label in present])
+    counts = np.array([(labels == label).sum() for label in present])
+    averages = np.rint(sums / counts[:, None]).astype(np.uint8)
+    if len(images) * LEAST < 1:
+        return averages, 0.0
+    lengths = np.linalg.norm(sums, axis=1)
     nearest = []
-    for block in np.array_split(images, max(1, len(images) // 5000)):
-        block = block / np.maximum(1, np.linalg.norm(block.astype(np.float32), axis=1))[:, None]
-        nearest.append((block @ units.T).max(axis=1))
+    for start in range(0, len(images), 5000):
+        block = images[start : start + 5000].astype(np.float64)
+        own = np.arange(len(block)), np.searchsorted(present, labels[start : start + 5000])
+        squares = (block**2).sum(axis=1)
+        products = block @ sums.T
+        others = np.broadcast_to(lengths**2, products.shape).copy()
+        others[own] += squares - 2 * products[own]
+        products[own] -= squares
+        cosines = products / np.sqrt(np.maximum(1, others * squares[:, None]))
+        nearest.append(cosines.max(axis=1))
     return averages, round(float(np.quantile(np.concatenate(nearest), LEAST)), 3)
 
 
@@ -140,7 +152,8 @@ def main() -> int:
     try:
         prepare()
     except OSError as error:
-        print(f"page: {error.filename}: {error.strerror}; run `make page`", file=sys.stderr)
+        reason = f"{error.filename}: {error.strerror}"
+        print(f"page: {reason}; `make`, then `make page`", file=sys.stderr)
         return 1
     print("page: ready; serve it with: python -m http.server -d consumers/web")
     return 0

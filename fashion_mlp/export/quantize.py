@@ -77,8 +77,11 @@ def quantize(layers: Sequence[Layer], image_shape: Sequence[int]) -> list[Quanti
         image_shape: height and width.
 
     Raises:
-        ValueError: a layer has more inputs than its sums have room for.
+        ValueError: a layer has more inputs than its sums have room for, or weights that are not
+            finite.
     """
+    if not all(np.isfinite(array).all() for layer in layers for array in layer[:2]):
+        raise ValueError("the exact model: expected finite weights")
     found: list[Quantized] = []
     unit, end, offset = np.full(len(layers[0].kernel), 1 / PIXEL_END), PIXEL_END, 0.0
     for layer in layers:
@@ -193,7 +196,8 @@ def _finished(
         steep, stretch, _ = SIGMOIDS[activation]
         slope, unit = steep / scale, np.full_like(scale, stretch / TABLE_ONE)
         error = stretch * (0.25 * (steep * moved + TABLE_STEP) + TABLE_ERROR + 1 / BYTE / TABLE_ONE)
-    narrow = [array.astype(np.float32) for array in (kernel, bias, slope)]
+    # + 0: a sum of zeros is 0 or -0, as a runtime likes, and stays -0 only with a bias of -0.
+    narrow = [np.asarray(array, np.float32) + np.float32(0) for array in (kernel, bias, slope)]
     return Quantized(narrow[0], narrow[1], *form, narrow[2], unit, error)
 
 

@@ -131,5 +131,5 @@ def worst_found(layers: Sequence[Layer], images: np.ndarray, known: Bounds) -> f
 
 
 def _width(known: Bounds) -> np.ndarray:
-    """Measure how wide the widest bound of an image is, rounded, so that no machine's sums tell."""
+    """Measure the width of each image's widest bound; rounded to hide platform differences."""
     return np.asarray((known.high - known.low).max(axis=1), np.float32)

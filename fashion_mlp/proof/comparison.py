@@ -6,38 +6,26 @@ held to it (`compare`).
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
 
 from fashion_mlp.proof.double import one_line, run_in_double
 from fashion_mlp.proof.evidence import check_inside
-from fashion_mlp.proof.known import LOCATED, MARGIN, Known
+from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN, Finding, distance
+from fashion_mlp.proof.known import EDGES, MARGIN, Known
 from fashion_mlp.proof.layerwise import as_double
 from fashion_mlp.proof.levels import onnxruntime_run
-from fashion_mlp.proof.locate import Place, first_difference, node_place, user_of
 from fashion_mlp.proof.matching import match_weights
+from fashion_mlp.proof.parting import find_place, worst_rows
 
 BATCH_SIZES = (1, 7)  # besides all at once
 BATCHED = 50  # inputs that are run at each of them
-WORST = 5  # rows and changes of class that are shown
 # Of onnxruntime in float32, in movements by one rounding of each weight, or Keras' own distances.
 FLOAT32_MARGIN = 64.0
-
-HELD, LIMITED, DIFFERS, OPEN = "held", "held up to a limit", "differs", "not possible"
-
-
-class Finding(NamedTuple):
-    """What a level found."""
-
-    result: str  # HELD, LIMITED, DIFFERS or OPEN
-    says: str
-    data: dict[str, Any] = {}  # noqa: RUF012
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
@@ -72,7 +60,7 @@ def compare(known: Known, model: onnx.ModelProto) -> dict[str, Finding]:
     try:
         feeds = feeds_of(known, model)
     except ValueError as error:
-        return {"weights": weights, "float64": Finding(DIFFERS, str(error))}
+        return {"weights": weights, "float64": Finding(OPEN, str(error))}
     float64 = check_double(known, model, feeds)
     float32, answers = check_single(known, model, feeds)
     findings = {"float64": float64, "weights": weights, "float32": float32}
@@ -98,12 +86,17 @@ def feeds_of(known: Known, model: onnx.ModelProto) -> dict[str, np.ndarray]:
         ValueError: other inputs than Keras'.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
-    names = [value.name for value in model.graph.input if value.name not in constants]
+    inputs = {it.name: it.type.tensor_type for it in model.graph.input if it.name not in constants}
+    names = list(inputs)
     if len(names) != len(known.inputs):
         raise ValueError(f"inputs: expected {len(known.inputs)} as in Keras, got {names}")
     plain = {name.split(":")[0]: name for name in names}
     if set(plain) == set(known.names):
         names = [plain[name] for name in known.names]
+    for name, array in zip(names, known.inputs, strict=True):
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(inputs[name].elem_type)
+        if dtype != array.dtype:
+            raise ValueError(f"input {name}: Keras takes {array.dtype}, the file {dtype}")
     return dict(zip(names, known.inputs, strict=True))
 
 
@@ -138,14 +131,6 @@ def paired(
     if shapes[0] != shapes[1]:
         raise ValueError(f"outputs: expected shapes {shapes[0]}, got {shapes[1]}")
     return list(zip(expected, found, strict=True))
-
-
-def distance(expected: np.ndarray, found: np.ndarray) -> float:
-    """Measure the largest difference; infinite where only one of both is a number."""
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(as_double(expected) - as_double(found))
-    apart[(expected == found) | (np.isnan(expected) & np.isnan(found))] = 0.0
-    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
 
 
 def check_weights(known: Known, model: onnx.ModelProto) -> Finding:
@@ -183,6 +168,7 @@ def check_single(
         ]
         for size in BATCH_SIZES:
             check_batch(run, feeds, answers, size, limits)
+        edges = run(dict(zip(feeds, known.edges, strict=True)))
     except ValueError as error:
         return Finding(DIFFERS, str(error)), []
     distances = [distance(*pair) for pair in pairs]
@@ -190,8 +176,17 @@ def check_single(
     data: dict[str, Any] = {"distance": max(distances), "keras": own}
     says = f"onnxruntime within {max(distances):.1e} of float64, Keras within {own:.1e}"
     fine = all(a <= b for a, b in zip(distances, limits, strict=True))
-    sizes = ", ".join(map(str, BATCH_SIZES))
-    return Finding(HELD if fine else DIFFERS, f"{says}; batch sizes {sizes} agree", data), answers
+    alike = nan_alike(known.edges_single, edges)
+    data["edges_alike"] = alike
+    says += f"; batch sizes {', '.join(map(str, BATCH_SIZES))} agree; of inputs of NaN and "
+    says += f"infinities, {alike} of {len(EDGES)} give NaN where Keras does"
+    return Finding(HELD if fine else DIFFERS, says, data), answers
+
+
+def nan_alike(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> int:
+    """Count the inputs of EDGES for which two models give NaN in the same places."""
+    same = [np.isnan(a) == np.isnan(b) for a, b in paired(expected, found)]
+    return sum(all(one[row].all() for one in same) for row in range(len(EDGES)))
 
 
 def check_batch(
@@ -215,72 +210,6 @@ def check_batch(
                 raise ValueError(
                     f"batch size {size}, input {first}: answers move by {distance(wanted, got):.1e}"
                 )
-
-
-def find_place(
-    known: Known,
-    model: onnx.ModelProto,
-    feeds: Mapping[str, np.ndarray],
-    findings: Mapping[str, Finding],
-) -> Finding:
-    """Name the first layer and the first node that differ."""
-    matches = findings["weights"].data["weights"]
-    folded = any(match["how"] == "folded" for match in matches)
-    changed = next((match for match in matches if match["how"] == "changed"), None)
-    place = Place("", "", "")
-    with contextlib.suppress(ValueError):
-        place = differing(known, model, feeds, folded)
-    if changed and not place.node:  # a weight that none of these inputs shows
-        user = user_of(changed["tensor"], model)
-        place = Place(changed["name"], *(node_place(user) if user else ("", "")))
-    if not place.layer and not place.node:
-        return Finding(OPEN, "no layer and no node differs in float64")
-    return Finding(
-        DIFFERS, f"layer {place.layer or '?'}; node {place.node or '?'}", place._asdict()
-    )
-
-
-def differing(
-    known: Known,
-    model: onnx.ModelProto,
-    feeds: Mapping[str, np.ndarray],
-    folded: bool,
-) -> Place:
-    """Run the file in float64, all its nodes, and find the first that differs from Keras.
-
-    Raises:
-        ValueError: it can't be run.
-    """
-    given = {name: as_double(array[-LOCATED:]) for name, array in feeds.items()}
-    values = given | run_in_double(model, every=True)(given)
-    limits = known.wide_limits if folded else known.limits
-    wrong = [
-        value.name
-        for value, expected, limit in zip(model.graph.output, known.double, limits, strict=True)
-        if not distance(expected[-LOCATED:], values[value.name]) <= limit
-    ]
-    step_limits = known.step_limits[folded]
-    return first_difference(known.steps, known.step_values, step_limits, model, values, wrong)
-
-
-def worst_rows(known: Known, answers: Sequence[np.ndarray]) -> Finding:
-    """Show where float32's answers are furthest off, and which classes changed."""
-    expected, found = known.double[0], answers[0]
-    apart = np.abs(expected - found).reshape(len(found), -1).max(axis=1)
-    rows = np.argsort(-np.nan_to_num(apart, nan=np.inf), kind="stable")[:WORST]
-    data: dict[str, Any] = {"rows": rows.tolist(), "distances": apart[rows].tolist()}
-    says = f"rows {', '.join(map(str, rows))}"
-    if expected.ndim == 2 and expected.shape[1] > 1:
-        images = slice(known.images)
-        pairs = Counter(
-            (int(a), int(b))
-            for a, b in zip(expected[images].argmax(1), found[images].argmax(1), strict=True)
-            if a != b
-        )
-        data["classes"] = [[*pair, count] for pair, count in pairs.most_common()]
-        most = ", ".join(f"{a} -> {b}: {count}" for (a, b), count in pairs.most_common(WORST))
-        says += f"; {pairs.total():,} of {known.images:,} images of another class {most}".rstrip()
-    return Finding(DIFFERS if data.get("classes") else HELD, says, data)
 
 
 def check_bound(known: Known, answers: Sequence[np.ndarray]) -> Finding:

@@ -6,7 +6,8 @@ is exact in any order if its positive terms alone, and its negative ones alone, 
 these multiples: then no partial sum needs more than the 24 bits that float32 has. Every other
 operation rounds once, as IEEE 754 says, or not at all. It is refused where a runtime may fuse it
 into a sum (an addition behind a product of matrices) or with its neighbour (an addition behind a
-product that rounds), so that it would round elsewhere.
+product that rounds), so that it would round elsewhere. A scaling by a power of two between the two
+is taken to keep them apart: no runtime that was tried merges all three.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 LIMIT = 2**24  # float32 holds every integer up to this
 SMALLEST, LARGEST = 2.0**-126, float(np.finfo(np.float32).max)
@@ -59,6 +60,10 @@ def prove_exact_sums(model: onnx.ModelProto, output: str = "logits") -> Theorem:
     if graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.UINT8:
         raise ValueError(f"input {graph.input[0].name}: expected uint8")
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    if other := [
+        name for name, array in constants.items() if array.dtype.str not in ("<f4", "<i8")
+    ]:
+        raise ValueError(f"initializer {other[0]}: expected float32 or int64")
     known = {name: _constant(array) for name, array in constants.items() if array.ndim < 2}
     known[graph.input[0].name] = Range(np.zeros(1), np.full(1, 255.0), 1.0)
     shares: list[np.ndarray] = []
@@ -78,7 +83,7 @@ def prove_exact_sums(model: onnx.ModelProto, output: str = "logits") -> Theorem:
         for name, value in zip(node.output, found, strict=True):
             known[name] = _representable(name, value)
     if output not in known or known[output].fusible:
-        raise ValueError(f"expected a value {output} that no runtime can compute otherwise")
+        raise ValueError(f"{output}: not computed, or the result of a product that rounds")
     return Theorem(sum(map(len, shares)), float(max(map(np.max, shares), default=0.0)))
 
 
@@ -134,7 +139,7 @@ def _add(node: onnx.NodeProto, known: Mapping[str, Range], shares: list[np.ndarr
     # It may be the first term of the sum: then it counts like one more product.
     low = np.minimum(left.low, 0) + np.minimum(right.low, 0)
     high = np.maximum(left.high, 0) + np.maximum(right.high, 0)
-    result = Range(low, high, min(left.step, right.step))
+    result = Range(low, high, min(left.step, right.step), fusible=True)
     shares.append(_share(result))
     return [result]
 
@@ -160,8 +165,18 @@ def _multiply(node: onnx.NodeProto, known: Mapping[str, Range], _: object) -> li
         raise ValueError("expected a constant factor, not negative")
     one = len(factor.low) == 1 and _step(factor.low) == factor.low[0]
     step = value.step * factor.step
+    smallest = np.min(factor.low, where=factor.low > 0, initial=np.inf)
+    if value.step * smallest < SMALLEST:
+        raise ValueError("may be below float32's smallest normal number")
     low, high = value.low * factor.low, value.high * factor.low
     return [Range(low, high, step) if one else _rounded(low, high, 0.0)._replace(fusible=True)]
+
+
+def _cast(node: onnx.NodeProto, known: Mapping[str, Range], _: object) -> list[Range]:
+    value, to = known[node.input[0]], helper.get_node_attr_value(node, "to")
+    if to != TensorProto.FLOAT and (to != TensorProto.INT64 or value.step < 1):
+        raise ValueError("expected a cast to float32, or of integers to int64")
+    return [value]  # fusible as before: runtimes drop a cast that changes nothing
 
 
 def _floor(node: onnx.NodeProto, known: dict[str, Range], _: object) -> list[Range]:
@@ -196,13 +211,13 @@ def _growing(node: onnx.NodeProto, known: Mapping[str, Range], _: object) -> lis
 
 
 GROWING: dict[str, Callable[..., np.ndarray]] = {
-    "Cast": lambda value: value,
     "Relu": lambda value: np.maximum(value, 0.0),
     "Max": np.maximum,
     "Min": np.minimum,
 }
 RULES: dict[str, Callable[..., list[Range]]] = {
     "Add": _add,
+    "Cast": _cast,
     "Sub": _subtract,
     "Mul": _multiply,
     "Floor": _floor,

@@ -9,7 +9,7 @@ catches; onnxruntime's answers are computed once for all of them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -39,7 +39,14 @@ class Findings(NamedTuple):
     says: str  # with what was measured on this machine: for the screen
 
 
-def onnxruntime_run(model: onnx.ModelProto) -> Callable[[Mapping[str, Any]], list[np.ndarray]]:
+# Makes one scaled product of the uint8 model's Div and a MatMul whose Add it dropped (one unit,
+# bias 0): other bits than those of the plain model.
+DISABLED = ("MatMulScaleFusion",)
+
+
+def onnxruntime_run(
+    model: onnx.ModelProto, disabled: Sequence[str] = DISABLED
+) -> Callable[[Mapping[str, Any]], list[np.ndarray]]:
     """Make a function that runs a model by onnxruntime: inputs by name -> outputs in order.
 
     Raises:
@@ -50,9 +57,7 @@ def onnxruntime_run(model: onnx.ModelProto) -> Callable[[Mapping[str, Any]], lis
             model.SerializeToString(),
             quiet(),
             providers=["CPUExecutionProvider"],
-            # Makes one scaled product of the uint8 model's Div and a MatMul whose Add it dropped
-            # (one unit, bias 0): other bits than those of the plain model.
-            disabled_optimizers=["MatMulScaleFusion"],
+            disabled_optimizers=list(disabled),
         )
     except Exception as error:  # its own exceptions have no common class below Exception
         raise ValueError(f"onnxruntime does not take the model: {one_line(error)}") from None
@@ -179,6 +184,22 @@ def _check_bits(name: str, expected: np.ndarray, got: np.ndarray) -> None:
         raise ValueError(
             f"initializer {name}: {len(different):,} of {got.size:,} values differ from "
             f"Keras', first at {where}: expected {expected[where]:.9g}, got {got[where]:.9g}"
+        )
+
+
+def check_same_rows(what: str, expected: np.ndarray, got: np.ndarray) -> None:
+    """Check that answers, float32 (n, classes), are those expected, bit for bit.
+
+    Raises:
+        ValueError: at the first row that differs; `what` is counted: `test image`.
+    """
+    if got.shape != expected.shape:
+        raise ValueError(f"{what}s: expected shape {expected.shape}, got {got.shape}")
+    different = (got.view(np.uint32) != expected.view(np.uint32)).any(axis=1)
+    if len(rows := np.flatnonzero(different)):
+        row = rows[0]
+        raise ValueError(
+            f"{what} {row}: expected {expected[row]}, got {got[row]}; {len(rows):,} such images"
         )
 
 
