@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -99,8 +99,8 @@ def describe(option: tuple[str, Any]) -> str:
     return f"{option[0]}={option[1]}"
 
 
-def train_and_hash(everything: bool) -> dict[str, str]:
-    """Train and predict; hash the weights of each training, and the probabilities of the first."""
+def train_and_hash(everything: bool) -> Iterator[tuple[str, str]]:
+    """Train and predict; yield hashes: of each training's weights, and of the first's answers."""
     from fashion_mlp.data.arrays import Split, load_split
     from fashion_mlp.network import engine
     from pipeline.params import Train, load_params
@@ -116,7 +116,6 @@ def train_and_hash(everything: bool) -> dict[str, str]:
     some = Split(train.images[:IMAGES], train.labels[:IMAGES])
     nothing = Split(train.images[:0], train.labels[:0])
     quick = {"epochs": 1, "steps_per_execution": 5, "device": "cpu"}
-    found = {}
     for name, changes in trainings(everything).items():
         small, used = {}, some
         if name not in ("weights", "augmented"):
@@ -124,13 +123,12 @@ def train_and_hash(everything: bool) -> dict[str, str]:
             used = Split(some.images[:FEW_IMAGES], some.labels[:FEW_IMAGES])
         settings = Train.model_validate({**params.train.model_dump(), **quick, **small, **changes})
         layers, _ = fit(settings, used, nothing, dataset.image_shape)
-        found[name] = digest(array for layer in layers for array in layer[:2])
+        yield name, digest(array for layer in layers for array in layer[:2])
         if name == "weights":
             of = (settings.hidden_units, settings.activation, dataset.classes)
             network = build_network(dataset.pixels, *of)
             set_layers(network, layers)
-            found["probabilities"] = digest([predict(network, test.images[:IMAGES], 500)])
-    return found
+            yield "probabilities", digest([predict(network, test.images[:IMAGES], 500)])
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
@@ -159,11 +157,18 @@ def differing(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
     return ", ".join(name for name in found if found[name] != expected[name]) or "none"
 
 
+def kept(setting: str, differ: str) -> bool:
+    """Say whether what is promised holds: what differs is none of it (docs/reproducibility.md)."""
+    from fashion_mlp.training.optimizer import UNPORTABLE
+
+    return setting in NOT_PROMISED or {*differ.split(", ")} <= {"none", *UNPORTABLE}
+
+
 def main() -> int:
     """Run all settings and print the tables."""
     if sys.argv[1:] in (["--hash"], ["--hash-everything"]):
-        for name, value in train_and_hash(sys.argv[1] != "--hash").items():
-            print(name, value, sep="\t")
+        for name, value in train_and_hash(sys.argv[1] != "--hash"):
+            print(name, value, sep="\t", flush=True)
         return 0
     tools = {QEMU: "qemu-user", "taskset": "util-linux"} | arm64.TOOLS
     if missing := {tool: package for tool, package in tools.items() if not shutil.which(tool)}:
@@ -192,7 +197,7 @@ def main() -> int:
     names = results["default"]
     lines = ([name, *(results[setting][name] for setting in EVERYTHING)] for name in names)
     print(table(["training", *EVERYTHING], lines))
-    return 0 if all(row[2] == "none" or row[0] in NOT_PROMISED for row in rows) else 1
+    return 0 if all(kept(str(row[0]), str(row[2])) for row in rows) else 1
 
 
 if __name__ == "__main__":

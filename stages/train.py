@@ -93,9 +93,13 @@ def kept(path: Path) -> Iterator[None]:
 def own_bits(params: Train, images: int) -> list[str]:
     """List the parameters for which other machines train to other bits, with how they do.
 
-    docs/reproducibility.md has the causes.
+    docs/reproducibility.md says what is known of the causes.
     """
+    from fashion_mlp.training.optimizer import UNPORTABLE
+
+    values = params.model_dump() | {"optimizer": params.optimizer.class_name}
     reasons = {
+        "optimizer": params.optimizer.class_name in UNPORTABLE,
         "precision": params.precision == "bfloat16",
         "device": params.device == "gpu",
         # products of so few rows are added up in an order that depends on the threads
@@ -103,7 +107,7 @@ def own_bits(params: Train, images: int) -> list[str]:
             1 < rows < 64 for rows in (min(params.batch_size, images), images % params.batch_size)
         ),
     }
-    return [f"{key} {getattr(params, key)}" for key, holds in reasons.items() if holds]
+    return [f"{key} {values[key]}" for key, holds in reasons.items() if holds]
 
 
 def compile_network(network: keras.Model, params: Train) -> None:

@@ -132,30 +132,34 @@ def check_repro(project: Path, command: str, capfd: Any) -> tuple[int, str]:
     return status, printed.out + printed.err
 
 
-LOSS, OTHER_MODEL = "metrics/train.json", "sed -i \"s/md5: '2'/md5: '3'/\" dvc.lock"
+LOSS, OTHER_MODEL = "metrics/train.json", "sed -i.bak \"s/md5: '2'/md5: '3'/\" dvc.lock"
 
 
 @pytest.mark.parametrize(
     ("command", "accepted", "says"),
     [
-        (f"sed -i s/0.5/0.504/ {LOSS}", True, "| 0.504   | within 0.005 |"),
-        ("sed -i s/0.25/0.26/ plots/history.csv", True, "| 0.26    | within 0.05 |"),
-        (f"sed -i s/0.75/0.79/ {LOSS}; echo >> plots/history.png", True, "| picture "),
-        (f"sed -i s/0.5/0.6/ {LOSS}", False, "| 0.6     | REFUSED   |"),
-        (f"sed -i s/0.5/NaN/ {LOSS}", False, "| nan     | REFUSED   |"),
-        (f"sed -i s/0.5/1/ {LOSS}", False, "| 1       | REFUSED   |"),
-        (f"sed -i s/train_loss/loss/ {LOSS}", False, "| absent  | REFUSED   |"),
-        (f"sed -i s/3/4/ {LOSS}", False, "| images  | 3           | 4 "),
+        (f"sed -i.bak s/0.5/0.504/ {LOSS}", True, "| 0.504   | within 0.005 |"),
+        ("sed -i.bak s/0.25/0.26/ plots/history.csv", True, "| 0.26    | within 0.05 |"),
+        (f"sed -i.bak s/0.75/0.79/ {LOSS}; echo >> plots/history.png", True, "| picture "),
+        (f"sed -i.bak s/0.5/0.6/ {LOSS}", False, "| 0.6     | REFUSED   |"),
+        (f"sed -i.bak s/0.5/NaN/ {LOSS}", False, "| nan     | REFUSED   |"),
+        (f"sed -i.bak s/0.5/1/ {LOSS}", False, "| 1       | REFUSED   |"),
+        (f"sed -i.bak s/train_loss/loss/ {LOSS}", False, "| absent  | REFUSED   |"),
+        (f"sed -i.bak s/3/4/ {LOSS}", False, "| images  | 3           | 4 "),
         (f"echo cut > {LOSS}", False, "REFUSED: Expecting value"),
         (f"rm {LOSS}", False, "REFUSED: [Errno 2] No such file"),
-        ("sed -i s/0.25/0.35/ plots/history.csv", False, "| 0.35    | REFUSED"),
-        ("sed -i s/^1,/2,/ plots/history.csv", False, "epoch row 1 | 1           | 2 "),
-        ("sed -i s/Bag/Coat/ plots/history.csv", False, "class row 1 | Bag         | Coat "),
+        ("sed -i.bak s/0.25/0.35/ plots/history.csv", False, "| 0.35    | REFUSED"),
+        ("sed -i.bak s/^1,/2,/ plots/history.csv", False, "epoch row 1 | 1           | 2 "),
+        ("sed -i.bak s/Bag/Coat/ plots/history.csv", False, "class row 1 | Bag         | Coat "),
         ("echo >> plots/history.png", False, "REFUSED: plots/history.png: no metric differs"),
         ("echo >> params.yaml", False, "| params.yaml | content | "),
         ("touch new", False, "REFUSED: git show: fatal: path "),
-        ("sed -i \"s/md5: '1'/md5: '3'/\" dvc.lock", False, "| one.data/raw | 1           | 3 "),
-        ("sed -i 's/cmd: ls/cmd: rm/' dvc.lock", False, "one.cmd"),
+        (
+            "sed -i.bak \"s/md5: '1'/md5: '3'/\" dvc.lock",
+            False,
+            "| one.data/raw | 1           | 3 ",
+        ),
+        ("sed -i.bak 's/cmd: ls/cmd: rm/' dvc.lock", False, "one.cmd"),
     ],
 )
 def test_check_repro_accepts_what_is_within_the_tolerances_alone(

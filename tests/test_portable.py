@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from checks import arm64
-from checks.portable import EVERYTHING, NOT_PROMISED, SETTINGS, differing, trainings
+from checks.portable import EVERYTHING, NOT_PROMISED, SETTINGS, differing, kept, trainings
 from pipeline.params import Train
 
 # They say how long and from where training goes, or promise no bits.
@@ -32,6 +32,15 @@ def test_what_differs_is_named() -> None:
     expected = {"weights": "1", "augmented": "2", "Adam": "3"}
     assert differing({"weights": "1", "augmented": "2"}, expected) == "none"
     assert differing({"weights": "0", "augmented": "2", "Adam": "4"}, expected) == "weights, Adam"
+
+
+@pytest.mark.usefixtures("engine")
+def test_only_what_is_not_promised_may_differ() -> None:
+    assert kept("1 thread", "none")
+    assert kept("emulated Neoverse N1", "Adafactor, Muon")
+    assert kept("emulated ARM with SME", "weights, probabilities")
+    assert not kept("emulated Neoverse N1", "weights")
+    assert not kept("emulated Haswell", "Adafactor, RMSprop")
 
 
 def test_an_emulated_processor_has_a_cpuinfo_of_its_own(tmp_path: Path, monkeypatch: Any) -> None:

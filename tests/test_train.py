@@ -328,6 +328,8 @@ def test_make_optimizer_refuses_what_keras_does_not_take(
             60,
             ["precision bfloat16", "device gpu", "batch_size 200"],
         ),
+        ({"optimizer": {"class_name": "Muon"}}, 60_000, ["optimizer Muon"]),
+        ({"optimizer": {"class_name": "RMSprop"}}, 60_000, []),
         ({"batch_size": 63}, 126, ["batch_size 63"]),
         ({"batch_size": 64}, 128, []),
         ({"batch_size": 64}, 66, ["batch_size 64"]),

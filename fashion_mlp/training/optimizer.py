@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 WHERE = "params.yaml: train.optimizer"
+UNPORTABLE = ("Adafactor", "Muon")  # other bits on ARM than on x86 (docs/reproducibility.md)
 
 
 def make_optimizer(
