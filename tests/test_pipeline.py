@@ -300,6 +300,7 @@ NOT_RUN = {
     r"python -m stages": "cog runs it, and README shows what it prints",
     r"pip install": "installs, away from .venv",
     r"\.venv/bin/python": "tests/test_own_pictures.py does",
+    r"python -m fashion_mlp\.prove": "tests/test_prove.py does",
     r"openssl": "tests/test_release.py does",
     r"dvc exp list origin": "tests/test_tasks.py does, between two clones",
     r"dvc repro": "`clone` has; its output is compared below",
