@@ -2,9 +2,10 @@
 
 Trains the network of params.yaml for an epoch on some images, predicts with it, and trains once
 more with every augmentation and Adam; in a process of its own for each setting: other numbers of
-threads, one core, libraries limited to older instruction sets, and processors emulated by qemu
-that have nothing newer than AVX2. Prints a Markdown table of shortened SHA-256 hashes
-(docs/reproducibility.md shows it) and fails if one differs.
+threads, one core, libraries limited to older instruction sets, and processors emulated by qemu:
+x86 that have nothing newer than AVX2, and ARM (checks/arm64.py). On some of them it also trains
+with each optimizer and with each other parameter that changes the arithmetic. Prints two Markdown
+tables of shortened SHA-256 hashes (docs/reproducibility.md shows them) and fails if one differs.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
+from checks import arm64
 from checks.common import machine, table
 
 IMAGES = 2000  # under emulation a full epoch would take hours
+# For what is one of many; three steps, as some optimizers need the one before.
+FEW_IMAGES, FEW_UNITS = 600, [64]
 QEMU = "qemu-x86_64"
-AUGMENTED = {
+AUGMENTED: dict[str, Any] = {
     "standardize": True,
     "dropout": 0.2,
     "random_flip": True,
@@ -31,7 +36,31 @@ AUGMENTED = {
     "optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001, "use_ema": True}},
     "learning_rate_schedule": "cosine",
 }
-
+# What each optimizer may be told beyond its class: an epoch with each of them.
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "Adam": [{"amsgrad": True}],
+    "RMSprop": [{"momentum": 0.9, "centered": True}],
+    "SGD": [
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"weight_decay": 0.01},
+        {"global_clipnorm": 0.5},
+        {"clipnorm": 0.5},
+        {"use_ema": True},
+        {"loss_scale_factor": 3.0},
+        {"gradient_accumulation_steps": 2},
+    ],
+}
+PARAMETERS: list[dict[str, Any]] = [
+    *({key: AUGMENTED[key]} for key in AUGMENTED if key != "optimizer"),
+    {"label_smoothing": 0.1},
+    {"activation": "sigmoid"},
+    {"activation": "tanh"},
+    {"hidden_units": []},
+    {"hidden_units": [256, 128]},
+    {"loss": "mean_squared_error"},
+    {"loss": "kl_divergence"},
+]
 
 TWO_THREADS = ["TF_NUM_INTRAOP_THREADS=2", "TF_NUM_INTEROP_THREADS=2"]
 # By name, what the command is run with: variables and programs, as arguments of env(1).
@@ -45,11 +74,33 @@ SETTINGS = {
     "oneDNN off": ["TF_ENABLE_ONEDNN_OPTS=0"],
     "emulated Haswell": [*TWO_THREADS, QEMU, "-cpu", "Haswell"],
     "emulated EPYC-Rome": [*TWO_THREADS, QEMU, "-cpu", "EPYC-Rome"],
+    **{f"emulated {name}": TWO_THREADS for name in arm64.PROCESSORS},
 }
+EVERYTHING = ("default", "emulated Haswell", "emulated Neoverse N1")
+NOT_PROMISED = ("emulated ARM with SME",)  # docs/reproducibility.md says why
 
 
-def train_and_hash() -> list[str]:
-    """Train, predict, train with augmentation; hash weights, probabilities and weights."""
+def trainings(everything: bool) -> dict[str, dict[str, Any]]:
+    """List, by name, the changes of params.yaml's training to train with."""
+    found: dict[str, dict[str, Any]] = {"weights": {}, "augmented": AUGMENTED}
+    if everything:
+        from fashion_mlp.training.optimizer import optimizers
+
+        for name in optimizers():
+            for options in ({}, *OPTIONS.get(name, [])):
+                optimizer = {"class_name": name, "config": {"learning_rate": 0.01} | options}
+                found[" ".join([name, *map(describe, options.items())])] = {"optimizer": optimizer}
+        found |= {" ".join(map(describe, one.items())): one for one in PARAMETERS}
+    return found
+
+
+def describe(option: tuple[str, Any]) -> str:
+    """Write an option as a table shows it."""
+    return f"{option[0]}={option[1]}"
+
+
+def train_and_hash(everything: bool) -> dict[str, str]:
+    """Train and predict; hash the weights of each training, and the probabilities of the first."""
     from fashion_mlp.data.arrays import Split, load_split
     from fashion_mlp.network import engine
     from pipeline.params import Train, load_params
@@ -65,54 +116,83 @@ def train_and_hash() -> list[str]:
     some = Split(train.images[:IMAGES], train.labels[:IMAGES])
     nothing = Split(train.images[:0], train.labels[:0])
     quick = {"epochs": 1, "steps_per_execution": 5, "device": "cpu"}
-    plain, augmented = (
-        Train.model_validate({**params.train.model_dump(), **quick, **changes})
-        for changes in ({}, AUGMENTED)
-    )
-    layers, _ = fit(plain, some, nothing, dataset.image_shape)
-    others, _ = fit(augmented, some, nothing, dataset.image_shape)
-    network = build_network(dataset.pixels, plain.hidden_units, plain.activation, dataset.classes)
-    set_layers(network, layers)
-    answers = predict(network, np.asarray(test.images[:IMAGES]), 500)
-    weights, other_weights = (
-        [array for layer in of for array in (layer.kernel, layer.bias)] for of in (layers, others)
-    )
-    return [digest(weights), digest([answers]), digest(other_weights)]
+    found = {}
+    for name, changes in trainings(everything).items():
+        small, used = {}, some
+        if name not in ("weights", "augmented"):
+            small = {"hidden_units": FEW_UNITS}
+            used = Split(some.images[:FEW_IMAGES], some.labels[:FEW_IMAGES])
+        settings = Train.model_validate({**params.train.model_dump(), **quick, **small, **changes})
+        layers, _ = fit(settings, used, nothing, dataset.image_shape)
+        found[name] = digest(array for layer in layers for array in layer[:2])
+        if name == "weights":
+            of = (settings.hidden_units, settings.activation, dataset.classes)
+            network = build_network(dataset.pixels, *of)
+            set_layers(network, layers)
+            found["probabilities"] = digest([predict(network, test.images[:IMAGES], 500)])
+    return found
 
 
-def digest(arrays: Sequence[np.ndarray]) -> str:
+def digest(arrays: Iterable[np.ndarray]) -> str:
     """SHA-256 of the arrays' bytes, shortened."""
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
 
+def measure(setting: str) -> dict[str, str]:
+    """Run `train_and_hash` in a setting.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    processor = arm64.PROCESSORS.get(setting.removeprefix("emulated "))
+    python = arm64.start(processor) if processor else [sys.executable]
+    what = "--hash-everything" if setting in EVERYTHING else "--hash"
+    command = ["env", *SETTINGS[setting], *python, "-m", "checks.portable", what]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise RuntimeError(f"{setting}: {result.stderr}")
+    return dict(line.split("\t") for line in result.stdout.splitlines())
+
+
+def differing(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    """Name the hashes that are not the expected ones; `none` where all are."""
+    return ", ".join(name for name in found if found[name] != expected[name]) or "none"
+
+
 def main() -> int:
-    """Run all settings and print the table."""
-    if sys.argv[1:] == ["--hash"]:
-        print(*train_and_hash())
+    """Run all settings and print the tables."""
+    if sys.argv[1:] in (["--hash"], ["--hash-everything"]):
+        for name, value in train_and_hash(sys.argv[1] != "--hash").items():
+            print(name, value, sep="\t")
         return 0
-    if missing := [tool for tool in (QEMU, "taskset") if shutil.which(tool) is None]:
+    tools = {QEMU: "qemu-user", "taskset": "util-linux"} | arm64.TOOLS
+    if missing := {tool: package for tool, package in tools.items() if not shutil.which(tool)}:
         print(
-            f"check-portable: needs {' and '.join(missing)}; "
-            f"on Debian or Ubuntu: apt-get install qemu-user util-linux",
+            f"check-portable: needs {', '.join(missing)}; on Debian: "
+            f"apt-get install {' '.join(sorted({*missing.values()}))}",
             file=sys.stderr,
         )
         return 1
-    rows: list[list[str]] = []
-    for name in SETTINGS:
-        print(f"check-portable: {name}", file=sys.stderr, flush=True)
-        began = time.monotonic()
-        command = ["env", *SETTINGS[name], sys.executable, "-m", "checks.portable", "--hash"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            print(f"check-portable: {name}: {result.stderr}", file=sys.stderr)
-            return 1
-        found = result.stdout.split()
-        same = not rows or found == rows[0][1:4]
-        seconds = f"{time.monotonic() - began:.0f}"
-        rows.append([name, *found, "yes" if same else "**NO**", seconds])
-    print(f"{machine()}, {IMAGES:,} images, 1 epoch\n")
-    print(table(["setting", "weights", "probabilities", "augmented", "same", "seconds"], rows))
-    return 0 if all(row[4] == "yes" for row in rows) else 1
+    results: dict[str, dict[str, str]] = {}
+    rows = []
+    try:
+        arm64.prepare()
+        for setting in SETTINGS:
+            print(f"check-portable: {setting}", file=sys.stderr, flush=True)
+            began = time.monotonic()
+            results[setting] = found = measure(setting)
+            differ = differing(found, results["default"])
+            rows.append([setting, len(found), differ, f"{time.monotonic() - began:.0f}"])
+    except RuntimeError as error:
+        print(f"check-portable: {error}", file=sys.stderr)
+        return 1
+    print(f"{machine()}, 1 epoch of {IMAGES:,} images; one of many: of {FEW_IMAGES}, 64 units\n")
+    print(table(["setting", "hashes", "differ", "seconds"], rows))
+    print()
+    names = results["default"]
+    lines = ([name, *(results[setting][name] for setting in EVERYTHING)] for name in names)
+    print(table(["training", *EVERYTHING], lines))
+    return 0 if all(row[2] == "none" or row[0] in NOT_PROMISED for row in rows) else 1
 
 
 if __name__ == "__main__":

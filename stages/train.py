@@ -11,6 +11,7 @@ obeys   TF_CONFIG                  the other workers, where there are some (docs
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -89,6 +90,22 @@ def kept(path: Path) -> Iterator[None]:
         raise
 
 
+def own_bits(params: Train, images: int) -> list[str]:
+    """List the parameters for which other machines train to other bits, with how they do.
+
+    docs/reproducibility.md has the causes.
+    """
+    reasons = {
+        "precision": params.precision == "bfloat16",
+        "device": params.device == "gpu",
+        # products of so few rows are added up in an order that depends on the threads
+        "batch_size": any(
+            1 < rows < 64 for rows in (min(params.batch_size, images), images % params.batch_size)
+        ),
+    }
+    return [f"{key} {getattr(params, key)}" for key, holds in reasons.items() if holds]
+
+
 def compile_network(network: keras.Model, params: Train) -> None:
     """Compile the trained network, as whoever loads it expects it to be."""
     from fashion_mlp.training.optimizer import make_optimizer
@@ -113,6 +130,12 @@ def main() -> None:
     checkpoint = Checkpoint(CHECKPOINT, of)
     network = build_network(pixels, params.train.hidden_units, params.train.activation, classes)
     network.summary()
+    if reasons := own_bits(params.train, len(split.images)):
+        print(
+            f"train: with {', '.join(reasons)} the weights' last bits are this machine's own; "
+            f"others agree in the first digits (docs/reproducibility.md)",
+            file=sys.stderr,
+        )
     shape = params.dataset.image_shape
     layers, history = train(params.train, split, validation, shape, checkpoint, workers)
     metrics = {f"train_{key}": round(history[key][-1], DIGITS) for key in LOG[:2]}

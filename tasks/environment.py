@@ -21,8 +21,14 @@ from pathlib import Path
 from tasks.processes import PASSED, VENV, alone, answer, call, clean, say
 
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
+# What TensorFlow has packages for: not Intel Macs, since 2.17, nor 32 bits. A Python decides: one
+# built for Intel runs on Apple silicon too.
+SYSTEMS = ("linux x86_64", "linux aarch64", "darwin arm64")
 # What a Python must be able to do to make an environment; a Debian without python3-venv can't.
-PROBE = "import sys, venv, ensurepip; print(*sys.version_info[:3])"
+PROBE = (
+    "import sys, venv, ensurepip, platform; "
+    "print(*sys.version_info[:3], sys.platform, platform.machine())"
+)
 # PyTorch is not in the lock: for Linux the package registry has its build for CUDA alone, which
 # takes gigabytes. Its build for processors comes from wherever pip is told to look (PyTorch's
 # page "Get started" has the address, for PIP_EXTRA_INDEX_URL).
@@ -94,7 +100,10 @@ def probe(python: str) -> tuple[int, ...] | str:
         [python, "-c", PROBE], env=clean(), capture_output=True, text=True, check=False
     )
     if result.returncode == 0:
-        version = tuple(int(part) for part in result.stdout.split())
+        *numbers, system, machine = result.stdout.split()
+        if f"{system} {machine}" not in SYSTEMS:
+            return f"is for {system} {machine}, and TensorFlow for {', '.join(SYSTEMS)} alone"
+        version = tuple(int(number) for number in numbers)
         return version if version[:2] in SUPPORTED else "Python {}.{}".format(*version[:2])
     lines = result.stderr.strip().splitlines()
     return lines[-1] if lines else f"exit status {result.returncode}"

@@ -56,8 +56,9 @@ def c_layout(folder: Path = Path("consumers")) -> None:
             suffix = "dylib" if library.suffix == ".dylib" else "so"
             target = Path(os.path.relpath(library, lib))
             link(lib / f"libonnxruntime.{suffix}", target)
-            if suffix == "so":
-                link(lib / "libonnxruntime.so.1", Path("libonnxruntime.so"))
+            # And the name that a program linked with it looks for.
+            name = "libonnxruntime.so.1" if suffix == "so" else library.name
+            link(lib / name, Path(f"libonnxruntime.{suffix}"))
 
 
 def link(path: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.environment import is_current, missing
+from tasks.environment import is_current, missing, probe
 from tests.tiny import ROOT
 
 WHEEL = "tiny_package-{version}-py3-none-any.whl"
@@ -198,6 +198,17 @@ def test_a_python_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, pytho
     assert first.startswith("make: needs Python 3.11, 3.12 or 3.13 with venv ")
     assert BAD_PYTHONS[python] in first
     assert "make PYTHON=/path/to/python3.12" in first
+
+
+def test_a_python_for_a_system_without_tensorflow_is_refused_by_name(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\necho 3 11 7 darwin x86_64\n")  # as on an Intel Mac
+    python.chmod(0o755)
+    assert probe(str(python)) == (
+        "is for darwin x86_64, and TensorFlow for linux x86_64, linux aarch64, darwin arm64 alone"
+    )
+    python.write_text("#!/bin/sh\necho 3 11 7 darwin arm64\n")
+    assert probe(str(python)) == (3, 11, 7)
 
 
 def test_missing_packages_are_those_for_every_system(tmp_path: Path) -> None:

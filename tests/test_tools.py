@@ -12,7 +12,7 @@ from tasks.tools import apt, c_layout, clean_up
     ("system", "libraries"),
     [
         ("libonnxruntime.so.1.32.0", ["libonnxruntime.so", "libonnxruntime.so.1"]),
-        ("libonnxruntime.1.32.0.dylib", ["libonnxruntime.dylib"]),
+        ("libonnxruntime.1.32.0.dylib", ["libonnxruntime.1.32.0.dylib", "libonnxruntime.dylib"]),
     ],
 )
 def test_the_c_library_is_laid_out_as_in_its_archive(

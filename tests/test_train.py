@@ -318,13 +318,36 @@ def test_make_optimizer_refuses_what_keras_does_not_take(
     assert "\n" not in str(error.value)
 
 
-def test_main_writes_model_metrics_and_history(work: Path, data: Data) -> None:
+@pytest.mark.parametrize(
+    ("changes", "images", "expected"),
+    [
+        ({}, 60_000, []),
+        ({"precision": "bfloat16"}, 60_000, ["precision bfloat16"]),
+        (
+            {"precision": "bfloat16", "device": "gpu"},
+            60,
+            ["precision bfloat16", "device gpu", "batch_size 200"],
+        ),
+        ({"batch_size": 63}, 126, ["batch_size 63"]),
+        ({"batch_size": 64}, 128, []),
+        ({"batch_size": 64}, 66, ["batch_size 64"]),
+        ({"batch_size": 64}, 65, []),  # a single row is added up in one order
+    ],
+)
+def test_stage_names_what_makes_the_bits_the_machine_s_own(
+    changes: dict[str, Any], images: int, expected: list[str]
+) -> None:
+    assert stage.own_bits(Train(**changes), images) == expected
+
+
+def test_main_writes_model_metrics_and_history(work: Path, data: Data, capsys: Any) -> None:
     import keras
 
     changes = {"preprocess.validation_images": 60, "train.hidden_units": [16, 8]}
     Path("params.yaml").write_text(yaml.safe_dump(small_values(data, **changes)))
     preprocess.main()
     stage.main()
+    assert "train: with batch_size 50 the weights' last bits are" in capsys.readouterr().err
     header, *lines = Path("plots/history.csv").read_text().splitlines()
     assert header == "epoch,loss,accuracy,validation_loss,validation_accuracy"
     last = [float(value) for value in lines[1].split(",")]

@@ -16,7 +16,7 @@ import onnx
 from fashion_mlp.proof.double import one_line, run_in_double
 from fashion_mlp.proof.evidence import check_inside
 from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN, Finding, distance
-from fashion_mlp.proof.known import MARGIN, Known
+from fashion_mlp.proof.known import EDGES, MARGIN, Known
 from fashion_mlp.proof.layerwise import as_double
 from fashion_mlp.proof.levels import onnxruntime_run
 from fashion_mlp.proof.matching import match_weights
@@ -168,6 +168,7 @@ def check_single(
         ]
         for size in BATCH_SIZES:
             check_batch(run, feeds, answers, size, limits)
+        edges = run(dict(zip(feeds, known.edges, strict=True)))
     except ValueError as error:
         return Finding(DIFFERS, str(error)), []
     distances = [distance(*pair) for pair in pairs]
@@ -175,8 +176,17 @@ def check_single(
     data: dict[str, Any] = {"distance": max(distances), "keras": own}
     says = f"onnxruntime within {max(distances):.1e} of float64, Keras within {own:.1e}"
     fine = all(a <= b for a, b in zip(distances, limits, strict=True))
-    sizes = ", ".join(map(str, BATCH_SIZES))
-    return Finding(HELD if fine else DIFFERS, f"{says}; batch sizes {sizes} agree", data), answers
+    alike = nan_alike(known.edges_single, edges)
+    data["edges_alike"] = alike
+    says += f"; batch sizes {', '.join(map(str, BATCH_SIZES))} agree; of inputs of NaN and "
+    says += f"infinities, {alike} of {len(EDGES)} give NaN where Keras does"
+    return Finding(HELD if fine else DIFFERS, says, data), answers
+
+
+def nan_alike(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> int:
+    """Count the inputs of EDGES for which two models give NaN in the same places."""
+    same = [np.isnan(a) == np.isnan(b) for a, b in paired(expected, found)]
+    return sum(all(one[row].all() for one in same) for row in range(len(EDGES)))
 
 
 def check_batch(

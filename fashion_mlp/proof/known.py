@@ -27,6 +27,7 @@ IMAGES = 1000  # that are compared, the first ones
 DRAWN = 64  # inputs drawn at random between the smallest and the largest value of the images
 LOCATED = 32  # inputs, the last ones, on which layers are compared
 SEED = 1
+EDGES = (np.nan, np.inf, -np.inf)  # inputs full of these: shown, not judged
 # How far a result may be, in movements by one rounding of each weight (`spread`). In float64 two
 # runtimes add in other orders; a converter that computes with weights rounds them a few times.
 DOUBLE, SINGLE = 2.0**-53, 2.0**-24  # rounding to float64, to float32: relative
@@ -51,6 +52,8 @@ class Known(NamedTuple):
     steps: Steps
     step_values: Sequence[np.ndarray]  # on the last LOCATED rows
     step_limits: tuple[Sequence[float], Sequence[float]]  # narrow, wide
+    edges: Sequence[np.ndarray]  # inputs full of each of EDGES
+    edges_single: Sequence[np.ndarray]  # Keras' outputs for them
     certain: Bounds | str  # the rounding bound of the images, or why there is none
 
 
@@ -75,6 +78,7 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
     double, steps = results(), steps_of(wide)
     narrow, wider = limits_of(wide, results)
     count = min(len(images[0]), IMAGES)
+    edges = [edge_inputs(array) for array in inputs]
     return Known(
         count,
         {it.path: np.asarray(it) for it in model.weights if np.asarray(it).dtype.kind == "f"},
@@ -87,6 +91,8 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
         steps,
         steps.run(located),
         limits_of(wide, lambda: steps.run(located)),
+        edges,
+        call(model, edges),
         certain_of(model, inputs, double, narrow, count),
     )
 
@@ -139,6 +145,13 @@ def extended(images: np.ndarray) -> np.ndarray:
     drawn = rng.uniform(low, high + whole, (DRAWN, *shape))  # whole numbers are cut off below
     ends = [np.full((1, *shape), end) for end in (low, high)]
     return np.concatenate([images, *(it.astype(images.dtype) for it in (drawn, *ends))])
+
+
+def edge_inputs(images: np.ndarray) -> np.ndarray:
+    """Fill an input with each of EDGES; whole numbers, which can't be these, stay the first's."""
+    whole = images.dtype.kind != "f"
+    rows = [images[0] if whole else np.full_like(images[0], edge) for edge in EDGES]
+    return np.stack(rows)
 
 
 def certain_of(
