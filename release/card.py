@@ -20,6 +20,14 @@ TEXT = Path(__file__).with_name("card.txt")
 METRICS = ("train", "evaluate", "export")
 
 
+class Metrics(dict[str, Any]):
+    """Metrics by name; one that is not there is named in an error."""
+
+    def __missing__(self, name: str) -> Any:
+        """Refuse."""
+        raise ValueError(f"metrics/ has no {name}; `make` writes it")
+
+
 def card(root: Path, accurate: dict[str, float] | None = None) -> str:
     """Write the card from the results below `root`.
 
@@ -30,7 +38,7 @@ def card(root: Path, accurate: dict[str, float] | None = None) -> str:
     Raises:
         ValueError: a file that the pipeline writes is missing or damaged.
     """
-    metrics: dict[str, Any] = {}
+    metrics = Metrics()
     for stage in METRICS:
         metrics |= read(root / f"metrics/{stage}.json", json.loads)
     params = run_params(read(root / LOCK, yaml.safe_load)["stages"])
