@@ -127,8 +127,11 @@ def main() -> None:
     engine.start(params.train.device)
 
     from fashion_mlp.network.model import build_network, save_network, set_layers
+    from fashion_mlp.training.optimizer import make_optimizer
     from fashion_mlp.training.workers import asked, join
 
+    optimizer = params.train.optimizer
+    make_optimizer(optimizer.class_name, optimizer.config.model_dump())  # or refuse it at once
     workers = join(chief=True) if asked() else None
     of = identity(params.train.model_dump(), workers.count if workers else 1)
     checkpoint = Checkpoint(CHECKPOINT, of)
