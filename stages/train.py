@@ -130,9 +130,9 @@ def main() -> None:
     from fashion_mlp.training.optimizer import make_optimizer
     from fashion_mlp.training.workers import asked, join
 
+    workers = join(chief=True) if asked() else None
     optimizer = params.train.optimizer
     make_optimizer(optimizer.class_name, optimizer.config.model_dump())  # or refuse it at once
-    workers = join(chief=True) if asked() else None
     of = identity(params.train.model_dump(), workers.count if workers else 1)
     checkpoint = Checkpoint(CHECKPOINT, of)
     network = build_network(pixels, params.train.hidden_units, params.train.activation, classes)
