@@ -53,7 +53,7 @@ report: repro  ## write report.html: the last run in one file, to look at and to
 sweep-picture:  ## draw this commit's experiments to docs/sweep.png; METRIC=validation_loss: another metric
 	@$(TASK) run python -m report.sweep @METRIC
 
-test:  ## run the tests (under 5 minutes)
+test:  ## run the tests (5 to 6 minutes)
 	@$(TASK) run python -m pytest -n 2 --dist loadfile
 
 page:  ## make consumers/web a whole page (needs Node's npm, and `make` before)
