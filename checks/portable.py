@@ -53,6 +53,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 PARAMETERS: list[dict[str, Any]] = [
     *({key: AUGMENTED[key]} for key in AUGMENTED if key != "optimizer"),
+    {"random_elastic": 2.0},
     {"label_smoothing": 0.1},
     {"activation": "sigmoid"},
     {"activation": "tanh"},
@@ -128,7 +129,7 @@ def train_and_hash(everything: bool) -> Iterator[tuple[str, str]]:
             of = (settings.hidden_units, settings.activation, dataset.classes)
             network = build_network(dataset.pixels, *of)
             set_layers(network, layers)
-            yield "probabilities", digest([predict(network, test.images[:IMAGES], 500)])
+            yield "probabilities", digest([predict(network, test.images[:IMAGES])])
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:

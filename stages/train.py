@@ -90,7 +90,7 @@ def kept(path: Path) -> Iterator[None]:
         raise
 
 
-def own_bits(params: Train, images: int) -> list[str]:
+def own_bits(params: Train) -> list[str]:
     """List the parameters for which other machines train to other bits, with how they do.
 
     docs/reproducibility.md says what is known of the causes.
@@ -102,10 +102,6 @@ def own_bits(params: Train, images: int) -> list[str]:
         "optimizer": params.optimizer.class_name in UNPORTABLE,
         "precision": params.precision == "bfloat16",
         "device": params.device == "gpu",
-        # products of so few rows are added up in an order that depends on the threads
-        "batch_size": any(
-            1 < rows < 64 for rows in (min(params.batch_size, images), images % params.batch_size)
-        ),
     }
     return [f"{key} {values[key]}" for key, holds in reasons.items() if holds]
 
@@ -137,7 +133,7 @@ def main() -> None:
     checkpoint = Checkpoint(CHECKPOINT, of)
     network = build_network(pixels, params.train.hidden_units, params.train.activation, classes)
     network.summary()
-    if reasons := own_bits(params.train, len(split.images)):
+    if reasons := own_bits(params.train):
         print(
             f"train: with {', '.join(reasons)} the weights' last bits are this machine's own; "
             f"others agree in the first digits (docs/reproducibility.md)",

@@ -2,7 +2,8 @@
 
 Of the section `train`, a preset says what differs from the paper's training: every other key
 becomes the schema's default, whatever params.yaml has. Of other sections, the keys that it names
-are replaced. A value is replaced whole: a preset that names an optimizer names all of it.
+are replaced. A value is replaced whole: a preset that names an optimizer names all of it. `base`
+names another preset, which comes before it.
 
 Runs inside .venv.
 """
@@ -34,6 +35,13 @@ def overlay(
     return base | {name: {**base.get(name, {}), **keys} for name, keys in preset.items()}
 
 
+def layers(preset: Path) -> list[dict[str, Any]]:
+    """Read a preset, and before it the one that it names as its base."""
+    sections = load_yaml(str(preset))
+    base = sections.pop("base", None)
+    return [*(layers(preset.with_name(f"{base}.yaml")) if base else []), sections]
+
+
 def assign(node: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
     """Give a mapping other values, in place, so that it keeps its order and its comments."""
     for key in [key for key in node if key not in values]:
@@ -61,8 +69,10 @@ def apply(preset: Path, folder: Path, seed: str = "") -> None:
     path = folder / PARAMS_FILE
     try:
         # As DVC reads them, which is YAML 1.2: `1e-05` is a number there.
-        values = overlay(load_yaml(str(path)), load_yaml(str(preset)), Train().model_dump())
-    except (DvcException, TypeError, AttributeError) as error:
+        values = load_yaml(str(path))
+        for layer in layers(preset):
+            values = overlay(values, layer, Train().model_dump())
+    except (DvcException, OSError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{preset}: expected sections of params.yaml: {reason}") from None
     if seed:

@@ -75,8 +75,9 @@ def augmented(
     from fashion_mlp.training.augmentation import Augmentation
     from fashion_mlp.training.batches import Part
 
-    plain = {"image_shape": (1, 1), "random_flip": False, "random_affine": 0.0, "mixup": 0.0}
-    augmentation = Augmentation(42, **(plain | parameters))  # type: ignore[arg-type]
+    none = {"random_flip": False, "random_affine": 0.0, "random_elastic": 0.0, "mixup": 0.0}
+    plain = {"image_shape": (1, 1)} | none
+    augmentation = Augmentation(42, **(plain | parameters))
     labels = np.eye(len(images), dtype=np.float32)
 
     @tf.function(jit_compile=True)
@@ -97,8 +98,12 @@ def augmented(
 def test_parts_of_a_batch_are_augmented_as_in_the_whole(batch: int, workers: int) -> None:
     images = np.random.default_rng(0).random((batch, 6), np.float32)
     parameters: dict[str, Any] = {
-        "image_shape": (2, 3), "random_flip": True, "random_affine": 1.0, "mixup": 1.0,
-    }  # fmt: skip
+        "image_shape": (2, 3),
+        "random_flip": True,
+        "random_affine": 1.0,
+        "random_elastic": 1.0,
+        "mixup": 1.0,
+    }
     whole = augmented(images, 5, **parameters)
     parts = augmented(images, 5, workers, **parameters)
     for got, expected in zip(parts, whole, strict=True):
@@ -147,15 +152,30 @@ def test_random_affine_moves_by_up_to_what_is_asked_for() -> None:
     assert not np.array_equal(augmented(images.reshape(400, -1), 4, **parameters)[0], got)
 
 
+def test_random_elastic_moves_each_place_by_up_to_what_is_asked_for() -> None:
+    """Ramps down and across say how far each pixel was moved; neighbours move alike."""
+    ramps = [np.indices((28, 28))[axis].reshape(-1) for axis in (0, 1)]
+    for ramp in ramps:
+        images = np.tile(np.float32(ramp), (400, 1))
+        got, labels = augmented(images, 3, image_shape=(28, 28), random_elastic=2.0)
+        assert np.array_equal(labels, np.eye(400))
+        moved = (got - images).reshape(400, 28, 28)[:, 3:-3, 3:-3]  # what is outside is 0
+        assert 1.5 < np.abs(moved).max() < 2.6  # between knots the curve may go beyond them
+        assert np.abs(moved.mean(axis=0)).max() < 0.25
+        assert np.abs(np.diff(moved, axis=1)).max() < 1.5  # knots are 4 pixels apart
+        assert np.abs(moved - moved.mean(axis=(1, 2), keepdims=True)).mean() > 0.2
+
+
 def resampled(images: np.ndarray, matrix: Any, offset: Any) -> np.ndarray:
     """Resample images, float32 (n, height, width), all by one map."""
     import tensorflow as tf
 
-    from fashion_mlp.training.augmentation import resample
+    from fashion_mlp.training.augmentation import affine_places, resample
 
     count, height, width = images.shape
     maps = (np.tile(np.float32(part), (count, *[1] * np.ndim(part))) for part in (matrix, offset))
-    flat = resample(images.reshape(count, -1), (height, width), *map(tf.constant, maps))
+    places = affine_places((height, width), *map(tf.constant, maps))
+    flat = resample(images.reshape(count, -1), (height, width), places)
     return flat.numpy().reshape(images.shape)
 
 

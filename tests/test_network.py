@@ -56,11 +56,21 @@ def test_predict_gives_what_numpy_computes(hidden_units: list[int]) -> None:
 
     network, images = make_network(hidden_units), make_images(57, PIXELS)
     expected = forward(make_layers(PIXELS, hidden_units, CLASSES, scale=0.3), images)
-    for batch_size in (10, 1000):
-        got = predict(network, images, batch_size)
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    got = predict(network, images)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
     assert predict(network, images[:0]).shape == (0, CLASSES)
+
+
+def test_an_image_is_given_the_same_bits_among_any_number_of_images() -> None:
+    """So it was not: of 2 to 32 rows, nor of 4,000 and more (docs/reproducibility.md)."""
+    from fashion_mlp.network.model import predict
+
+    network = network_of(make_layers(784, [800], CLASSES, scale=0.05))
+    images = make_images(10_000, 784)
+    expected = predict(network, images)
+    for count in (1, 2, 3, 5, 8, 13, 31, 32, 33, 63, 64, 65, 100, 1001, 5000):
+        assert predict(network, images[:count]).tobytes() == expected[:count].tobytes(), count
 
 
 @pytest.mark.parametrize("fault", ["no bias", "another layer", "no softmax", "nested"])

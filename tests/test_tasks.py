@@ -374,7 +374,7 @@ def test_an_unknown_preset_is_refused_in_one_line(tiny: Tiny) -> None:
         first, _ = output.splitlines()
         assert status != 0
         assert first == (
-            f"make: no presets/{name}.yaml; NAME can be: accurate, mnist, paper, quick"
+            f"make: no presets/{name}.yaml; NAME can be: {', '.join(path.stem for path in PRESETS)}"
         )
 
 
@@ -400,6 +400,7 @@ def test_a_preset_is_whole_whatever_was_committed(preset: Path, tmp_path: Path) 
     assert one["train"] == two["train"]
     wanted = yaml.safe_load(preset.read_text(encoding="utf-8"))
     assert one["train"] == Train().model_dump() | wanted["train"]
+    assert one["dataset"]["name"] == ("MNIST" if "mnist" in preset.stem else "Fashion-MNIST")
     check_params(one)
 
 
@@ -426,6 +427,8 @@ def test_a_preset_that_does_not_fit_is_refused_with_its_name(tmp_path: Path) -> 
         ("train: {epoch: 3}", r"bad\.yaml: train\.epoch is unknown"),
         ("train: [", r"bad\.yaml: expected sections of params\.yaml"),
         ("- train", r"bad\.yaml: expected sections of params\.yaml"),
+        ("base: nothing", r"bad\.yaml: expected sections of params\.yaml.*nothing\.yaml"),
+        ("base: bad", r"bad\.yaml: expected sections of params\.yaml"),
     ):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=message):

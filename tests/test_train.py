@@ -211,7 +211,7 @@ def test_dropout_drops_a_share_keeps_the_mean_and_is_drawn_in_parts_as_in_the_wh
     model = build_training_model(1, [units, units], "relu", units)
     one, eye = np.ones(units), np.eye(units)
     model.set_weights([np.zeros((1, units)), one, eye * 0, one, eye, one * 0])
-    nothing = Augmentation(1, (1, 1), False, 0.0, 0.0)
+    nothing = Augmentation(1, (1, 1), False, 0.0, 0.0, 0.0)
     step = TrainingStep(model, None, Train(seed=1, dropout=0.3), nothing, None)
 
     def drawn(number: int, workers: int = 1) -> np.ndarray:
@@ -319,37 +319,31 @@ def test_make_optimizer_refuses_what_keras_does_not_take(
 
 
 @pytest.mark.parametrize(
-    ("changes", "images", "expected"),
+    ("changes", "expected"),
     [
-        ({}, 60_000, []),
-        ({"precision": "bfloat16"}, 60_000, ["precision bfloat16"]),
-        (
-            {"precision": "bfloat16", "device": "gpu"},
-            60,
-            ["precision bfloat16", "device gpu", "batch_size 200"],
-        ),
-        ({"optimizer": {"class_name": "Muon"}}, 60_000, ["optimizer Muon"]),
-        ({"optimizer": {"class_name": "RMSprop"}}, 60_000, []),
-        ({"batch_size": 63}, 126, ["batch_size 63"]),
-        ({"batch_size": 64}, 128, []),
-        ({"batch_size": 64}, 66, ["batch_size 64"]),
-        ({"batch_size": 64}, 65, []),  # a single row is added up in one order
+        ({}, []),
+        ({"precision": "bfloat16"}, ["precision bfloat16"]),
+        ({"precision": "bfloat16", "device": "gpu"}, ["precision bfloat16", "device gpu"]),
+        ({"optimizer": {"class_name": "Muon"}}, ["optimizer Muon"]),
+        ({"optimizer": {"class_name": "RMSprop"}}, []),
+        ({"batch_size": 7}, []),
     ],
 )
 def test_stage_names_what_makes_the_bits_the_machine_s_own(
-    changes: dict[str, Any], images: int, expected: list[str]
+    changes: dict[str, Any], expected: list[str]
 ) -> None:
-    assert stage.own_bits(Train(**changes), images) == expected
+    assert stage.own_bits(Train(**changes)) == expected
 
 
 def test_main_writes_model_metrics_and_history(work: Path, data: Data, capsys: Any) -> None:
     import keras
 
-    changes = {"preprocess.validation_images": 60, "train.hidden_units": [16, 8]}
+    changes = {"preprocess.validation_images": 60, "train.hidden_units": [16, 8],
+               "train.precision": "bfloat16"}  # fmt: skip
     Path("params.yaml").write_text(yaml.safe_dump(small_values(data, **changes)))
     preprocess.main()
     stage.main()
-    assert "train: with batch_size 50 the weights' last bits are" in capsys.readouterr().err
+    assert "train: with precision bfloat16 the weights' last bits are" in capsys.readouterr().err
     header, *lines = Path("plots/history.csv").read_text().splitlines()
     assert header == "epoch,loss,accuracy,validation_loss,validation_accuracy"
     last = [float(value) for value in lines[1].split(",")]

@@ -9,6 +9,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +17,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fashion_mlp.data.arrays import BATCH_SIZE
+from fashion_mlp.network.products import portable_matmul
 from pipeline.files import replacing
 
+BLOCK = 1_000  # images per call; of 4,000 and more XLA adds up softmax's sum in another order
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that the zip format can state
 
 
@@ -82,25 +84,27 @@ def set_layers(network: keras.Model, layers: Sequence[Layer]) -> None:
     network.set_weights([array for layer in layers for array in (layer.kernel, layer.bias)])
 
 
-def predict(network: keras.Model, images: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Predict, compiled by XLA, so that the bits are the same on every processor.
+def predict(network: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Predict, compiled by XLA: an image's bits depend on no processor, nor on other images.
 
     Args:
-        network: maps float32 (n, pixels) to float32 (n, classes).
+        network: dense layers.
         images: float32 (n, pixels).
-        batch_size: images per call.
 
     Returns:
         Probabilities, float32 (n, classes).
     """
-    forward = tf.function(lambda batch: network(batch, training=False), jit_compile=True)
+
+    @partial(tf.function, jit_compile=True)
+    def forward(values: tf.Tensor) -> tf.Tensor:
+        for layer in network.layers:
+            kernel = tf.convert_to_tensor(layer.kernel)
+            values = layer.activation(portable_matmul(values, kernel) + layer.bias)
+        return values
+
     blocks = [np.empty((0, network.output_shape[1]), np.float32)]
-    for first in range(0, len(images), batch_size):
-        batch = images[first : first + batch_size]
-        # Padded with empty images: XLA's bits for a batch of a few depend on the threads
-        # (measured: 4 and 5 images, on one core and on two).
-        whole = np.pad(batch, ((0, batch_size - len(batch)), (0, 0)))
-        blocks.append(forward(tf.constant(whole)).numpy()[: len(batch)])
+    for first in range(0, len(images), BLOCK):
+        blocks.append(forward(tf.constant(images[first : first + BLOCK])).numpy())
     return np.concatenate(blocks)
 
 

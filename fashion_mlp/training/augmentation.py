@@ -1,4 +1,4 @@
-"""What training does to each batch anew: flip and transform images, blend them with others."""
+"""What training does to each batch anew: flip and distort images, blend them with others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import tensorflow as tf
 from fashion_mlp.training.batches import Draws, Part
 
 # Purposes of the numbers drawn, see `Draws`; a layer's dropout adds the layer's number to its own.
-FLIP, AFFINE, MIXUP, DROPOUT = 1, 2, 3, 100
+FLIP, AFFINE, MIXUP, ELASTIC, DROPOUT = 1, 2, 3, 4, 100
+KNOTS = 7  # of an elastic distortion, along each axis
 
 
 class Augmentation:
@@ -20,15 +21,17 @@ class Augmentation:
         image_shape: tuple[int, int],
         random_flip: bool,
         random_affine: float,
+        random_elastic: float,
         mixup: float,
     ) -> None:
         """Take the parameters of params.yaml, and the height and width of an image in pixels."""
         self.image_shape = image_shape
         self.random_flip = random_flip
         self.random_affine = random_affine
+        self.random_elastic = random_elastic
         self.mixup = mixup
-        self.flips, self.moves, self.blends = (
-            Draws(seed, purpose) for purpose in (FLIP, AFFINE, MIXUP)
+        self.flips, self.moves, self.bends, self.blends = (
+            Draws(seed, purpose) for purpose in (FLIP, AFFINE, ELASTIC, MIXUP)
         )
 
     def places(self, part: Part) -> np.ndarray:
@@ -54,12 +57,20 @@ class Augmentation:
             mirrored = tf.reverse(tf.reshape(images, (-1, *self.image_shape)), [2])
             chosen = self.flips.uniform(*of, 1) < 0.5
             images = tf.where(chosen, tf.reshape(mirrored, tf.shape(images)), images)
-        if self.random_affine:
-            drawn = self.moves.uniform(*of, 7)
+        if self.random_affine or self.random_elastic:
+            matrix, offset = tf.eye(2), tf.zeros((1, 2))
             # Each image its own strength, and of that its own share in each direction.
-            moves = self.random_affine * drawn[:, :1] * (2 * drawn[:, 1:] - 1)  # pixels
-            linear = tf.reshape(moves[:, :4] / (max(self.image_shape) / 2), (-1, 2, 2))
-            images = resample(images, self.image_shape, tf.eye(2) + linear, moves[:, 4:])
+            if self.random_affine:
+                drawn = self.moves.uniform(*of, 7)
+                moves = self.random_affine * drawn[:, :1] * (2 * drawn[:, 1:] - 1)  # pixels
+                linear = tf.reshape(moves[:, :4] / (max(self.image_shape) / 2), (-1, 2, 2))
+                matrix, offset = matrix + linear, moves[:, 4:]
+            places = affine_places(self.image_shape, matrix, offset)
+            if self.random_elastic:
+                drawn = self.bends.uniform(*of, 1 + 2 * KNOTS**2)
+                bends = self.random_elastic * drawn[:, :1] * (2 * drawn[:, 1:] - 1)  # pixels
+                places += elastic_field(self.image_shape, bends)
+            images = resample(images, self.image_shape, places)
         if self.mixup:
             drawn = self.blends.uniform(step, part.batch, part.places(), 2)
             share = tf.where(drawn[:, :1] < self.mixup, drawn[:, 1:], 1.0)
@@ -70,32 +81,61 @@ class Augmentation:
         return images, labels
 
 
-def resample(
-    images: tf.Tensor, image_shape: tuple[int, int], matrix: tf.Tensor, offset: tf.Tensor
-) -> tf.Tensor:
-    """Transform images by affine maps, with bilinear interpolation.
+def affine_places(image_shape: tuple[int, int], matrix: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """Say where affine maps read each pixel of their result.
 
-    A pixel of the result is read at matrix @ (row, column) + offset, counted in pixels from the
-    middle of the image; outside of it all is 0.
+    At matrix @ (row, column) + offset, counted in pixels from the middle of the image.
+
+    Args:
+        image_shape: height and width.
+        matrix: float32 (batch, 2, 2), of each image's map, or (2, 2).
+        offset: float32 (batch, 2), pixels.
+
+    Returns:
+        Rows and columns, counted from the first: float32 (2, batch, pixels).
+    """
+    middle = (np.array(image_shape, np.float32)[:, np.newaxis] - 1) / 2
+    rows, columns = np.indices(image_shape).reshape(2, -1).astype(np.float32) - middle
+    return tf.stack(
+        [
+            matrix[..., axis, :1] * rows
+            + matrix[..., axis, 1:] * columns
+            + (offset[:, axis, tf.newaxis] + middle[axis])
+            for axis in (0, 1)
+        ]
+    )
+
+
+def elastic_field(image_shape: tuple[int, int], bends: tf.Tensor) -> tf.Tensor:
+    """Interpolate displacements between knots to every pixel (Simard et al., ICDAR 2003).
+
+    Args:
+        image_shape: height and width.
+        bends: float32 (batch, 2 * KNOTS**2), pixels: down at each knot, then right.
+
+    Returns:
+        float32 (2, batch, pixels).
+    """
+    knots = np.eye(KNOTS**2, dtype=np.float32).reshape(-1, KNOTS, KNOTS, 1)
+    with tf.init_scope():  # computed once, not compiled
+        share = tf.image.resize(knots, image_shape, "bicubic").numpy().reshape(KNOTS**2, -1)
+    down, right = (half @ share.round(6) for half in tf.split(bends, 2, axis=1))
+    return tf.stack([down, right])
+
+
+def resample(images: tf.Tensor, image_shape: tuple[int, int], places: tf.Tensor) -> tf.Tensor:
+    """Read images at places between their pixels, with bilinear interpolation; outside all is 0.
 
     Args:
         images: float32 (batch, pixels).
         image_shape: height and width.
-        matrix: float32 (batch, 2, 2), of each image's map.
-        offset: float32 (batch, 2), pixels.
+        places: rows and columns, float32 (2, batch, pixels), or (2, 1, pixels) for all images.
 
     Returns:
         float32 (batch, pixels).
     """
     height, width = image_shape
-    middle = np.array([[height - 1], [width - 1]], np.float32) / 2
-    rows, columns = np.indices(image_shape).reshape(2, -1).astype(np.float32) - middle
-    down, right = (
-        matrix[:, axis, :1] * rows
-        + matrix[:, axis, 1:] * columns
-        + (offset[:, axis, tf.newaxis] + middle[axis])
-        for axis in (0, 1)
-    )
+    down, right = tf.unstack(places)
     padded = tf.pad(tf.reshape(images, (-1, height, width)), ((0, 0), (1, 1), (1, 1)))
     padded = tf.reshape(padded, (-1, (height + 2) * (width + 2)))
 

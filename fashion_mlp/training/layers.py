@@ -11,42 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from fashion_mlp.network.model import Layer, build_network
+from fashion_mlp.network.products import portable_matmul
 
 PIXEL_NOISE = 0.1  # of a pixel's 0…1; chosen on validation images (docs/accuracy.md)
 CHUNK = 10_000  # images read at a time
-
-
-def portable_matmul(inputs: tf.Tensor, kernel: tf.Tensor, precision: str) -> tf.Tensor:
-    """Multiply as `tf.matmul` does, with gradients that are plain products too.
-
-    TensorFlow's own gradient asks for a product with its left side transposed, which XLA gives
-    to another library, whose order of adding depends on the processor and on the threads. Here
-    the transposition is an operation of its own. (Not of `upstream`, which is smaller: products
-    of fewer than 64 rows are added up in an order that depends on the threads.)
-
-    Args:
-        inputs: float32 (batch, n).
-        kernel: float32 (n, units).
-        precision: float32, or bfloat16: the factors are rounded to it, the sums are float32.
-
-    Returns:
-        float32 (batch, units).
-    """
-
-    def product(left: tf.Tensor, right: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
-        left, right = (tf.cast(factor, precision) for factor in (left, right))
-        return tf.raw_ops.BatchMatMulV3(x=left, y=right, Tout=inputs.dtype, adj_y=transpose_b)
-
-    @tf.custom_gradient
-    def multiply(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            by_inputs = product(upstream, kernel, transpose_b=True)
-            by_kernel = product(tf.transpose(inputs), upstream)
-            return by_inputs, by_kernel
-
-        return product(inputs, kernel), gradients
-
-    return multiply(inputs, kernel)
 
 
 class PortableDense(keras.layers.Dense):

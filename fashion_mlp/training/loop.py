@@ -126,7 +126,12 @@ def prepare(
     )
     optimizer.build(model.trainable_variables)
     augmentation = Augmentation(
-        params.seed, image_shape, params.random_flip, params.random_affine, params.mixup
+        params.seed,
+        image_shape,
+        params.random_flip,
+        params.random_affine,
+        params.random_elastic,
+        params.mixup,
     )
     return TrainingStep(model, optimizer, params, augmentation, workers)
 
