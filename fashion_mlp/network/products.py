@@ -10,8 +10,9 @@ import tensorflow as tf
 
 # Of fewer rows, a product's order of adding depends on the number of threads (measured: 2 to 32).
 ROWS = 64
-# Products added up in one chain. YNNPACK cuts here itself, but for its kernels that use ARM's SME.
-CHAIN = 512
+# Of so many columns, YNNPACK adds up 512 products in a chain (of up to 48: all), but not with its
+# kernels for ARM's SME. The cut made here is the one that the others make, so no bit moves.
+COLUMNS, CHAIN = 64, 512
 
 
 def product(left: tf.Tensor, right: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
@@ -28,7 +29,8 @@ def product(left: tf.Tensor, right: tf.Tensor, transpose_b: bool = False) -> tf.
     rows, length = left.shape
     if rows is not None and rows < ROWS:  # None: Keras asks for the shape alone
         left = tf.pad(left, ((0, ROWS - rows), (0, 0)))
-    parts = (slice(first, first + CHAIN) for first in range(0, length, CHAIN))
+    chain = CHAIN if right.shape[0 if transpose_b else 1] >= COLUMNS else length
+    parts = (slice(first, first + chain) for first in range(0, length, chain))
     sums = (
         tf.raw_ops.BatchMatMulV3(
             x=left[:, part],
