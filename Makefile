@@ -98,7 +98,7 @@ check-lock:  ## say whether dvc.lock is current
 gate:  ## refuse metrics worse than those of REV (main) by more than gate.tolerances
 	@$(TASK) run python -m checks.gate @REV
 
-torture:  ## kill, starve and damage a small copy, over and over (under 20 minutes)
+torture:  ## kill, starve and damage a small copy, over and over (20 to 30 minutes)
 	@$(TASK) run python -m checks.torture
 
 bench:  ## time everything, beside baselines and bare NumPy (under 8 minutes on two idle cores)

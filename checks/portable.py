@@ -59,6 +59,8 @@ PARAMETERS: list[dict[str, Any]] = [
     {"activation": "tanh"},
     {"hidden_units": []},
     {"hidden_units": [256, 128]},
+    {"hidden_units": [40, 1, 17]},
+    {"batch_size": 27},
     {"loss": "mean_squared_error"},
     {"loss": "kl_divergence"},
 ]

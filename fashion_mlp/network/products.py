@@ -8,11 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
-# Of fewer rows, a product's order of adding depends on the number of threads (measured: 2 to 32).
-ROWS = 64
-# Of so many columns, YNNPACK adds up 512 products in a chain (of up to 48: all), but not with its
-# kernels for ARM's SME. The cut made here is the one that the others make, so no bit moves.
-COLUMNS, CHAIN = 64, 512
+# Smaller products are filled up with zeros. Of fewer rows, the order of adding depends on the
+# number of threads (measured: 2 to 32); of fewer columns, on the processor (33 to 49, and 1), but
+# for the NARROW ones, which all add in one chain.
+SMALL, NARROW = 64, range(2, 17)
+# Products in a chain. YNNPACK cuts here itself, but not with its kernels for ARM's SME.
+CHAIN = 512
 
 
 def product(left: tf.Tensor, right: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
@@ -27,9 +28,13 @@ def product(left: tf.Tensor, right: tf.Tensor, transpose_b: bool = False) -> tf.
         float32 (m, n); a row's bits depend neither on m nor on the other rows.
     """
     rows, length = left.shape
-    if rows is not None and rows < ROWS:  # None: Keras asks for the shape alone
-        left = tf.pad(left, ((0, ROWS - rows), (0, 0)))
-    chain = CHAIN if right.shape[0 if transpose_b else 1] >= COLUMNS else length
+    columns = right.shape[0 if transpose_b else 1]
+    if rows is not None and rows < SMALL:  # None: Keras asks for the shape alone
+        left = tf.pad(left, ((0, SMALL - rows), (0, 0)))
+    if columns < SMALL and columns not in NARROW:
+        more = (0, SMALL - columns)
+        right = tf.pad(right, (more, (0, 0)) if transpose_b else ((0, 0), more))
+    chain = length if columns in NARROW else CHAIN
     parts = (slice(first, first + chain) for first in range(0, length, chain))
     sums = (
         tf.raw_ops.BatchMatMulV3(
@@ -40,7 +45,7 @@ def product(left: tf.Tensor, right: tf.Tensor, transpose_b: bool = False) -> tf.
         )
         for part in parts
     )
-    return reduce(operator.add, sums)[:rows]
+    return reduce(operator.add, sums)[:rows, :columns]
 
 
 def portable_matmul(inputs: tf.Tensor, kernel: tf.Tensor, precision: str = "float32") -> tf.Tensor:
