@@ -3,7 +3,7 @@
 # For GNU make 3.81, which macOS has: tests/test_makefile.py refuses what is newer.
 
 TASK := sh tasks/start.sh
-TARGETS := help repro recipe seeds dataset heal report sweep-picture test test-web test-consumers \
+TARGETS := help repro recipe seeds dataset heal report watch sweep-picture test test-web test-consumers \
 	test-workers page release verify-release lint format lock check-repro check-portable \
 	check-workers check-lock check-sharing check-prove gate mutations torture bench conformance \
 	conformance-tools push pull clean
@@ -25,7 +25,8 @@ override PYTHON := $(value PYTHON)
 override CHROMIUM := $(value CHROMIUM)
 override DIR := $(value DIR)
 override KEY := $(value KEY)
-export DIR KEY NAME FOLDER PLAIN SHAPE SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
+override PORT := $(value PORT)
+export DIR KEY PORT NAME FOLDER PLAIN SHAPE SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
 # Options that a shell would take from its user's: noclobber, noexec.
 unexport SHELLOPTS BASHOPTS BASH_ENV ENV CDPATH
 
@@ -49,6 +50,9 @@ heal:  ## remove damaged files, here and in DVC's cache, and make them again
 
 report: repro  ## write report.html: the last run in one file, to look at and to send
 	@$(TASK) run python -m report
+
+watch:  ## show the curves of a training run as it goes, in a browser; PORT=8001
+	@$(TASK) run python -m report.live @PORT
 
 sweep-picture:  ## draw this commit's experiments to docs/sweep.png; METRIC=validation_loss: another metric
 	@$(TASK) run python -m report.sweep @METRIC

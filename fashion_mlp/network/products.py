@@ -10,8 +10,8 @@ import tensorflow as tf
 
 # Smaller products are filled up with zeros. Of fewer rows, the order of adding depends on the
 # number of threads (measured: 2 to 32); of fewer columns, on the processor (33 to 49, and 1), but
-# for the NARROW ones, which all add in one chain.
-SMALL, NARROW = 64, range(2, 17)
+# for 2 to NARROW, which all add in one chain.
+SMALL, NARROW = 64, 16
 # Products in a chain. YNNPACK cuts here itself, but not with its kernels for ARM's SME.
 CHAIN = 512
 
@@ -29,12 +29,13 @@ def product(left: tf.Tensor, right: tf.Tensor, transpose_b: bool = False) -> tf.
     """
     rows, length = left.shape
     columns = right.shape[0 if transpose_b else 1]
+    narrow = 1 < columns <= NARROW
     if rows is not None and rows < SMALL:  # None: Keras asks for the shape alone
         left = tf.pad(left, ((0, SMALL - rows), (0, 0)))
-    if columns < SMALL and columns not in NARROW:
+    if columns < SMALL and not narrow:
         more = (0, SMALL - columns)
         right = tf.pad(right, (more, (0, 0)) if transpose_b else ((0, 0), more))
-    chain = length if columns in NARROW else CHAIN
+    chain = length if narrow else CHAIN
     parts = (slice(first, first + chain) for first in range(0, length, chain))
     sums = (
         tf.raw_ops.BatchMatMulV3(

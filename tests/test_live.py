@@ -1,0 +1,55 @@
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT
+
+HEADER = "epoch,loss,accuracy,validation_loss,validation_accuracy\n"
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    pipe: Any = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-m", "report.live", *arguments],
+        cwd=folder, env={"PYTHONPATH": str(ROOT)}, stdout=pipe, stderr=pipe, text=True,
+    )  # fmt: skip
+
+
+def test_the_page_follows_a_run_epoch_by_epoch_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    process = start(tmp_path, "0")
+    assert process.stdout is not None
+    (address,) = re.findall(r"http://\S+/", process.stdout.readline())
+
+    def look() -> tuple[str, ...]:
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            page = answer.read().decode()
+        (title,) = re.findall("<h1>(.*)</h1>", page)
+        return (title, *re.findall('src="data:image/png;base64,iVBOR', page))
+
+    try:
+        assert look() == ("No epoch yet",)
+        recipe = tmp_path / ".run/recipe/quick"
+        for number, folder in enumerate((tmp_path, tmp_path, recipe), start=1):
+            log = folder / "plots/history.csv"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            rows = [f"{epoch},{1 / epoch},0.5,,\n" for epoch in range(1, number + 1)]
+            log.write_text(HEADER + "".join(rows))
+            title, picture = look()
+            assert title == f"Epoch {number}"
+            assert picture
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_port_that_can_t_be_had_is_refused_in_one_line(tmp_path: Path) -> None:
+    for port in ("99999", "-1", "x"):
+        process = start(tmp_path, port)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert re.fullmatch(rf"watch: error: port {port}: .*; make watch PORT=8002\n", errors)
