@@ -44,8 +44,9 @@ REMEDIES = {
 
 def explain(error: OSError) -> str:
     """Say in one line what failed and what to do."""
+    where, what = error.filename or "a file, or standard output", error.strerror or error
     remedy = REMEDIES.get(error.errno or 0, "")
-    return f"{error.filename or 'a file'}: {error.strerror or error}{remedy and '; ' + remedy}"
+    return f"{where}: {what}{remedy and '; ' + remedy}"
 
 
 def say(text: str) -> None:

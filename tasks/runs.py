@@ -82,7 +82,8 @@ def run_stages(folder: Path, env: dict[str, str], lock: int) -> int:
     if has_holders(folder / RWLOCK):
         repair("--locks")  # DVC takes one that was killed for alive until someone has reaped it
     for attempt in range(ATTEMPTS):
-        say("dvc repro")
+        # Where DVC's lines will go: a disk that is full there fails here, and in one line.
+        os.write(1, b"make: dvc repro\n")
         status = call(["dvc", "repro"], env, (lock,), cwd=folder)
         if status == 0:
             if verified(folder):

@@ -54,6 +54,13 @@ def test_make_again_runs_nothing_and_reads_no_output_again(tiny: Tiny) -> None:
     assert tiny.do("git", "status", "--porcelain") == ""
 
 
+def test_what_is_printed_to_a_full_disk_is_one_line_of_error(tiny: Tiny) -> None:
+    status, output = tiny.run("sh", "-c", "make >/dev/full")
+    assert status != 0
+    first, _ = output.splitlines()  # the other is make's own
+    assert first == ("make: a file, or standard output: No space left on device; free some space")
+
+
 WRONG = {
     "train.epochs": (0, "train.epochs: input should be greater than or equal to 1; got 0"),
     "train.epoch": (3, "train.epoch is unknown (value 3)"),

@@ -117,7 +117,7 @@ def _import_quietly(device: str) -> None:
     except (ImportError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RuntimeError(
-            f"TensorFlow can't be loaded: {reason}; it needs 2 GB of memory (`ulimit -v`); "
+            f"TensorFlow can't be loaded: {reason}; it needs 3 GB of memory (`ulimit -v`); "
             f"if there is more, remove .venv and run `make`"
         ) from None
     finally:
