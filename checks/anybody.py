@@ -35,8 +35,8 @@ from fashion_mlp.proof.double import run_in_double
 from fashion_mlp.proof.findings import DIFFERS, HELD, OPEN, Finding
 from fashion_mlp.proof.known import Known, study
 from fashion_mlp.proof.layerwise import as_double, call
-from fashion_mlp.proof.levels import onnxruntime_run
 from fashion_mlp.proof.locate import dependent, inputs_of
+from fashion_mlp.proof.runtime import onnxruntime_run
 from pipeline.console import progress
 
 SEED = 20261126

@@ -30,7 +30,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from fashion_mlp.data.arrays import BATCH_SIZE, MAX_PIXEL, load_split
+from fashion_mlp.data.arrays import BATCH_SIZE, load_split
 from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.graph import converted, plain_graph, uint8_graph
 from fashion_mlp.export.metadata import describe, labels, metadata
@@ -40,15 +40,9 @@ from fashion_mlp.network import engine
 from fashion_mlp.paths import MODEL
 from fashion_mlp.proof.box import largest_difference, worst_found
 from fashion_mlp.proof.evidence import Evidence, gather, uncertified
-from fashion_mlp.proof.exact import prove_exact
-from fashion_mlp.proof.levels import (
-    Candidate,
-    check_same_rows,
-    check_structure,
-    check_weights,
-    onnxruntime_predict,
-    prove,
-)
+from fashion_mlp.proof.exact import EXACT, measure
+from fashion_mlp.proof.levels import UINT8, check_same_rows, prove
+from fashion_mlp.proof.runtime import Candidate, onnxruntime_predict
 from pipeline.console import progress, run
 from pipeline.files import replacing
 from pipeline.params import Params, load_params
@@ -87,60 +81,6 @@ def check_converter(network: keras.Model, model: onnx.ModelProto, images: np.nda
         onnxruntime_predict(one)(images, BATCH_SIZE) for one in (converted(network, opset), model)
     )
     check_same_rows("beside tf2onnx's answers, test image", expected, got)
-
-
-def prove_uint8(uint8: Candidate, plain: Candidate, evidence: Evidence) -> int:
-    """Prove the model that takes bytes: structure, weights, and the proven model's very bits.
-
-    Args:
-        uint8: to be proven.
-        plain: the proven model, which takes float32.
-        evidence: from `gather`.
-
-    Returns:
-        The number of images compared: all of them.
-
-    Raises:
-        ValueError: the first difference.
-    """
-    check_structure(uint8, evidence)
-    check_weights(uint8, evidence)
-    check_same_bits(uint8, plain, evidence)
-    return sum(map(len, evidence.images.values()))
-
-
-def check_same_bits(uint8: Candidate, plain: Candidate, evidence: Evidence) -> None:
-    """Check that bytes give the very bits that the proven model gives for the same images.
-
-    Raises:
-        ValueError: the first difference.
-    """
-    for split, array in evidence.images.items():
-        images = as_bytes(array, split)
-        last = split == evidence.batch_split
-        for batch_size in {BATCH_SIZE, *(evidence.batch_sizes if last else ())}:
-            expected = plain.answers(evidence.images, split, batch_size)
-            got = uint8.predict(images, batch_size)
-            what = f"uint8 model, batch size {batch_size}, {split} image"
-            check_same_rows(what, expected, got)
-
-
-def as_bytes(array: np.ndarray, split: str) -> np.ndarray:
-    """Undo the preprocessing: float32 (n, pixels) in 0…1 to uint8.
-
-    Raises:
-        ValueError: not bytes divided by 255.
-    """
-    images = np.empty(array.shape, np.uint8)
-    for first in range(0, len(array), BATCH_SIZE):
-        prepared = np.asarray(array[first : first + BATCH_SIZE])
-        images[first : first + BATCH_SIZE] = np.rint(prepared * MAX_PIXEL)
-        if (images[first : first + BATCH_SIZE] / MAX_PIXEL).tobytes() != prepared.tobytes():
-            raise ValueError(
-                f"{split} images {first}…: not bytes divided by 255; "
-                f"run `dvc repro --force preprocess`"
-            )
-    return images
 
 
 def uncertified_rows(
@@ -241,12 +181,12 @@ def prove_files(
         Candidate(onnx.load_from_string(files[path]), expected[path])
         for path in (ONNX, ONNX_UINT8, ONNX_EXACT)
     )
+    uint8.proven = plain
     metrics = prove(plain, evidence, say)
-    pixels = {split: as_bytes(array, split) for split, array in evidence.images.items()}
-    metrics["uint8_bit_identical"] = prove_uint8(uint8, plain, evidence)
-    say(f"uint8: bytes in, the same bits out on {metrics['uint8_bit_identical']:,} images")
-    exact_metrics, other = prove_exact(exact, evidence, pixels, say)
-    return metrics | exact_metrics, other
+    metrics |= prove(uint8, evidence, say, UINT8, "uint8")
+    metrics |= prove(exact, evidence, say, EXACT, "exact")
+    measured, other = measure(exact, evidence, say)
+    return metrics | measured, other
 
 
 def main() -> None:

@@ -17,9 +17,10 @@ from fashion_mlp.export.graph import plain_graph, uint8_graph
 from fashion_mlp.export.quantize import quantize
 from fashion_mlp.network import engine
 from fashion_mlp.proof import levels
-from fashion_mlp.proof.evidence import Evidence, gather, uncertified
-from fashion_mlp.proof.levels import LEVELS, Candidate, prove
+from fashion_mlp.proof.evidence import Evidence, as_bytes, gather, uncertified
+from fashion_mlp.proof.levels import PLAIN, UINT8, prove
 from fashion_mlp.proof.reference import FLOAT32
+from fashion_mlp.proof.runtime import Candidate, onnxruntime_predict
 from stages import export
 from tests.oracle import DEPTHS, make_images, make_layers, network_of
 
@@ -45,10 +46,6 @@ def model(evidence: Evidence) -> onnx.ModelProto:
     return plain_graph(evidence.layers, *FORM)
 
 
-def quiet(line: str) -> None:
-    """Say nothing of levels that held."""
-
-
 @pytest.mark.parametrize("hidden_units", DEPTHS, ids=str)
 def test_prove_counts_what_held(hidden_units: list[int]) -> None:
     engine.start()
@@ -56,7 +53,7 @@ def test_prove_counts_what_held(hidden_units: list[int]) -> None:
     model = plain_graph(evidence.layers, *FORM)
     said: list[str] = []
     metrics = prove(Candidate(model, model), evidence, said.append)
-    assert [line.split(":")[0] for line in said] == list(LEVELS)
+    assert [line.split(":")[0] for line in said] == list(PLAIN)
     certified = metrics.pop("argmax_certified")
     assert metrics.pop("argmax_listed") == 360 - certified == len(uncertified(evidence))
     assert certified > 300
@@ -132,10 +129,11 @@ def test_healthy_networks_are_not_refused(bias: Any, units: list[int]) -> None:
     images = {"test": make_images(40, PIXELS)}
     network, model = network_of(layers), plain_graph(layers, *FORM)
     evidence, _ = gather(network, images, [7])
-    prove(Candidate(model, model), evidence, quiet)
+    plain, uint8 = Candidate(model, model), uint8_graph(model)
+    prove(plain, evidence)
     export.check_converter(network, model, images["test"])
-    uint8 = uint8_graph(model)
-    assert export.prove_uint8(Candidate(uint8, uint8), Candidate(model, model), evidence) == 40
+    found = prove(Candidate(uint8, uint8, plain), evidence, levels=UINT8)
+    assert found == {"uint8_bit_identical": 40}
 
 
 def test_prove_names_level_tensor_and_place(model: onnx.ModelProto, evidence: Evidence) -> None:
@@ -145,7 +143,7 @@ def test_prove_names_level_tensor_and_place(model: onnx.ModelProto, evidence: Ev
     mutant.graph.initializer[2].raw_data = array.tobytes()
     says = r"level weights: initializer dense_2_kernel: 1 of .* first at \(5, 1\)"
     with pytest.raises(ValueError, match=says):
-        prove(Candidate(mutant, model), evidence, quiet)
+        prove(Candidate(mutant, model), evidence)
 
 
 def test_check_bounds_counts_nan_as_a_miss(model: onnx.ModelProto, evidence: Evidence) -> None:
@@ -184,7 +182,7 @@ def test_nan_stays_nan_in_onnxruntime_and_in_keras_layer_by_layer(
 ) -> None:
     """Not in Keras' predict, where layers are fused: docs/proof.md."""
     image = np.full((1, PIXELS), np.nan, np.float32)
-    assert np.isnan(levels.onnxruntime_predict(model)(image, 1)).all()
+    assert np.isnan(onnxruntime_predict(model)(image, 1)).all()
     assert np.isnan(np.asarray(network_of(evidence.layers)(image, training=False))).all()
 
 
@@ -215,22 +213,25 @@ def trojan(graph: onnx.GraphProto) -> None:
 
 def test_uint8_model_that_differs_is_refused(model: onnx.ModelProto, evidence: Evidence) -> None:
     expected, plain = uint8_graph(model), Candidate(model, model)
-    assert export.prove_uint8(Candidate(expected, expected), plain, evidence) == 360
+    prove(Candidate(expected, expected, plain), evidence, levels=UINT8)
     for edit in (weight_by_an_ulp, times_reciprocal, trojan):
         mutant = copy.deepcopy(expected)
         edit(mutant.graph)
-        with pytest.raises(ValueError, match=r"^(graph: expected|initializer \w+: 1 of) "):
-            export.prove_uint8(Candidate(mutant, expected), plain, evidence)
+        with pytest.raises(
+            ValueError, match=r"level \w+: (graph: expected|initializer \w+: 1 of) "
+        ):
+            prove(Candidate(mutant, expected, plain), evidence, levels=UINT8, name="uint8")
     # Even where the graph that was meant is the one that is wrong: it has other bits.
     wrong = copy.deepcopy(expected)
     times_reciprocal(wrong.graph)
-    with pytest.raises(ValueError, match=r"^uint8 model, batch size 1000, train image \d+: exp"):
-        export.prove_uint8(Candidate(wrong, wrong), plain, evidence)
+    says = r"level same bits: uint8 model, batch size 1000, train image \d+: exp"
+    with pytest.raises(ValueError, match=says):
+        prove(Candidate(wrong, wrong, plain), evidence, levels=UINT8)
 
 
 def test_as_bytes_refuses_images_that_are_not_bytes() -> None:
     with pytest.raises(ValueError, match="not bytes divided by 255"):
-        export.as_bytes(make_images(3, PIXELS) * np.float32(0.999), "test")
+        as_bytes(make_images(3, PIXELS) * np.float32(0.999), "test")
 
 
 @pytest.mark.filterwarnings("ignore:onnx.version is deprecated:DeprecationWarning")

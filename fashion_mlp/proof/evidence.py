@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fashion_mlp.data.arrays import BATCH_SIZE
+from fashion_mlp.data.arrays import BATCH_SIZE, MAX_PIXEL
 from fashion_mlp.proof.reference import ACTIVATIONS, FLOAT32, FLOAT64, Bounds, bounds
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ FLOAT64_IMAGES = 2_000  # of the last split: on them the file is compared in flo
 Predict = Callable[[np.ndarray, int], np.ndarray]
 
 
-class Evidence(NamedTuple):
+@dataclass(frozen=True)
+class Evidence:
     """What the ONNX model is compared with.
 
     Arrays by split or by kind of input: images float32 (n, pixels), Keras' answers float32
@@ -43,6 +46,20 @@ class Evidence(NamedTuple):
     def batch_split(self) -> str:
         """The split on which batch sizes are compared: the last."""
         return list(self.images)[-1]
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The layers' kernels and biases, by name."""
+        return {
+            f"dense_{number}/{name}": getattr(layer, name)
+            for number, layer in enumerate(self.layers, start=1)
+            for name in ("kernel", "bias")
+        }
+
+    @cached_property
+    def pixels(self) -> dict[str, np.ndarray]:
+        """The images as bytes: uint8 (n, pixels), by split."""
+        return {split: as_bytes(array, split) for split, array in self.images.items()}
 
     def accuracy(self, split: str, labels: np.ndarray) -> float:
         """Measure how often Keras names the label: class numbers (n,)."""
@@ -74,13 +91,37 @@ def gather(
 
     layers = layers_of(network)
     check_comparable(layers, images)
-    predict = keras_predict(network)
-    reference, answers, used = {}, {}, []
+    reference = {split: bounds(layers, array) for split, array in images.items()}
+    answers, says = answers_of(network, images, batch_sizes, reference, done)
+    names, edge_cases = edge_case_images(len(layers[0].kernel))
+    evidence = Evidence(
+        layers,
+        batch_sizes,
+        images,
+        reference,
+        bounds(layers, list(images.values())[-1][:FLOAT64_IMAGES], FLOAT64),
+        answers,
+        edge_cases,
+        bounds(layers, edge_cases),
+        # Layer by layer: the fused layers of `predict` drop a NaN (docs/proof.md).
+        np.asarray(network(edge_cases, training=False)),
+        names,
+    )
+    return evidence, says
+
+
+def answers_of(
+    network: keras.Model,
+    images: Mapping[str, np.ndarray],
+    batch_sizes: Sequence[int],
+    reference: Mapping[str, Bounds],
+    done: Callable[[int], object],
+) -> tuple[dict[str, np.ndarray], str]:
+    """Give Keras' answers by split, and how far they lie from the reference; see `gather`."""
+    predict, answers, used = keras_predict(network), {}, []
     for split, array in images.items():
-        reference[split] = bounds(layers, array)
         answers[split] = predict(array, BATCH_SIZE)
-        what = f"{split} image"
-        used.append(check_inside("Keras", answers[split], reference[split], what))
+        used.append(check_inside("Keras", answers[split], reference[split], f"{split} image"))
         done(len(array))
     split, array = list(images.items())[-1]
     for batch_size in batch_sizes:
@@ -90,21 +131,7 @@ def gather(
         check_inside("Keras", again, reference[split], what)
         check_same_class("Keras", again, answers[split], what)
         done(len(array))
-    names, edge_cases = edge_case_images(len(layers[0].kernel))
-    evidence = Evidence(
-        layers,
-        batch_sizes,
-        images,
-        reference,
-        bounds(layers, array[:FLOAT64_IMAGES], FLOAT64),
-        answers,
-        edge_cases,
-        bounds(layers, edge_cases),
-        # Layer by layer: the fused layers of `predict` drop a NaN (docs/proof.md).
-        np.asarray(network(edge_cases, training=False)),
-        names,
-    )
-    return evidence, f"Keras inside the bound on all images; {describe_distance(used)}"
+    return answers, f"Keras inside the bound on all images; {describe_distance(used)}"
 
 
 def check_comparable(layers: Sequence[Layer], images: Mapping[str, np.ndarray]) -> None:
@@ -171,6 +198,24 @@ def batched(predict: Callable[[np.ndarray], np.ndarray], classes: int) -> Predic
         return np.concatenate([np.empty((0, classes), np.float32), *parts])
 
     return run
+
+
+def as_bytes(array: np.ndarray, split: str) -> np.ndarray:
+    """Undo the preprocessing: float32 (n, pixels) in 0…1 to uint8.
+
+    Raises:
+        ValueError: not bytes divided by 255.
+    """
+    images = np.empty(array.shape, np.uint8)
+    for first in range(0, len(array), BATCH_SIZE):
+        prepared = np.asarray(array[first : first + BATCH_SIZE])
+        images[first : first + BATCH_SIZE] = np.rint(prepared * MAX_PIXEL)
+        if (images[first : first + BATCH_SIZE] / MAX_PIXEL).tobytes() != prepared.tobytes():
+            raise ValueError(
+                f"{split} images {first}…: not bytes divided by 255; "
+                f"run `dvc repro --force preprocess`"
+            )
+    return images
 
 
 def edge_case_images(pixels: int) -> tuple[list[str], np.ndarray]:
