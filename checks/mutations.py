@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +25,7 @@ from checks.common import machine, table
 from checks.healthy import refusals
 from checks.mutants import FEW, STALE, Mutation, division, exact_kinds, mutations
 from fashion_mlp.data.arrays import MAX_PIXEL, Split, load_split
-from fashion_mlp.export.exact import exact_graph
-from fashion_mlp.export.graph import plain_graph, uint8_graph
-from fashion_mlp.export.metadata import metadata
-from fashion_mlp.export.quantize import quantize
+from fashion_mlp.export.graph import plain_graph
 from fashion_mlp.network import engine
 from fashion_mlp.paths import MODEL
 from fashion_mlp.proof.evidence import Evidence, gather
@@ -38,7 +36,7 @@ from fashion_mlp.proof.reference import bounds
 from fashion_mlp.proof.runtime import Candidate, onnxruntime_predict
 from pipeline.console import progress
 from pipeline.params import Params, load_params
-from stages.export import described
+from stages.export import described, make_graphs
 
 SEED = 20261124
 HEALTHY_EPOCHS = 3
@@ -182,24 +180,10 @@ def odd_networks() -> list[str]:
 
 def forms(params: Params, evidence: Evidence, others: Sequence[Sequence[np.ndarray]]) -> list[Form]:
     """Make the files that ship, metadata included, with the ways to break them."""
-    form = (params.export.opset, params.export.ir_version)
-    accuracy = {params.measured: 0.0}
-    known = metadata(
-        params.dataset,
-        params.fetch.files,
-        params.preprocess.validation_images,
-        params.train,
-        accuracy,
-    )
-    bare = plain_graph(evidence.layers, *form)
-    plain, uint8, exact = (
-        onnx.load_from_string(described(model, known, model is bare))
-        for model in (
-            bare,
-            uint8_graph(bare),
-            exact_graph(quantize(evidence.layers, params.dataset.image_shape), *form),
-        )
-    )
+    graphs = make_graphs(evidence, params)
+    own: dict[Path, dict[str, str]] = {path: {} for path in graphs}
+    files = described(graphs, params, own).values()
+    plain, uint8, exact = map(onnx.load_from_string, files)
     shape = params.dataset.image_shape
     few = [
         kind._replace(models=min(kind.models, FEW))

@@ -121,12 +121,6 @@ def write_test_data(folder: Path, images: np.ndarray, probabilities: np.ndarray)
             temporary.write_bytes(tensor.SerializeToString())
 
 
-def described(model: onnx.ModelProto, known: Mapping[str, Any], scaled: bool) -> bytes:
-    """Write metadata into a model; return the bytes of its file, the same for the same model."""
-    describe(model, known, scaled)
-    return model.SerializeToString(deterministic=True)
-
-
 def bound_for_all(evidence: Evidence) -> float:
     """Bound how far apart two float32 runtimes can be on any image; say what a search found."""
     furthest = largest_difference(evidence.layers)
@@ -141,26 +135,56 @@ def bound_for_all(evidence: Evidence) -> float:
     return furthest
 
 
-def write_graphs(
-    evidence: Evidence, params: Params, known: Mapping[str, Any], furthest: float
-) -> tuple[dict[Path, onnx.ModelProto], dict[Path, bytes]]:
-    """Make the models: the graph that each file must hold, and its bytes, metadata included."""
+def make_graphs(evidence: Evidence, params: Params) -> dict[Path, onnx.ModelProto]:
+    """Make the graph that each file must hold."""
     form = (params.export.opset, params.export.ir_version)
     integers = quantize(evidence.layers, params.dataset.image_shape)
     say(f"exact: a logit is within {largest_error(evidence.layers, integers):.2g} on any image")
     plain = plain_graph(evidence.layers, *form)
-    expected = {
-        ONNX: plain,
-        ONNX_UINT8: uint8_graph(plain),
-        ONNX_EXACT: exact_graph(integers, *form),
-    }
-    rounding = {**known, "largest_runtime_difference": str(furthest)}
-    files = {
-        ONNX: described(plain, rounding, scaled=True),
-        ONNX_UINT8: described(expected[ONNX_UINT8], rounding, scaled=False),
-        ONNX_EXACT: described(expected[ONNX_EXACT], known, scaled=False),
-    }
-    return expected, files
+    uint8, exact = uint8_graph(plain), exact_graph(integers, *form)
+    return {ONNX: plain, ONNX_UINT8: uint8, ONNX_EXACT: exact}
+
+
+def own_metadata(
+    graphs: Mapping[Path, onnx.ModelProto],
+    evidence: Evidence,
+    split: str,
+    numbers: np.ndarray,
+    furthest: float,
+) -> dict[Path, dict[str, str]]:
+    """Say what is measured on each file: the float32 and the uint8 file are proven to be Keras.
+
+    Args:
+        graphs: from `make_graphs`.
+        evidence: from `gather`.
+        split: whose images the accuracy is measured on.
+        numbers: of their classes, (n,).
+        furthest: from `bound_for_all`.
+    """
+    exact = onnxruntime_predict(graphs[ONNX_EXACT])(evidence.pixels[split], BATCH_SIZE)
+    keras_accuracy, exact_accuracy = (
+        {f"{split}_accuracy": f"{(answers.argmax(axis=1) == numbers).mean():.{DIGITS}f}"}
+        for answers in (evidence.keras[split], exact)
+    )
+    plain = {"largest_runtime_difference": str(furthest), **keras_accuracy}
+    return {ONNX: plain, ONNX_UINT8: plain, ONNX_EXACT: exact_accuracy}
+
+
+def described(
+    graphs: Mapping[Path, onnx.ModelProto], params: Params, own: Mapping[Path, dict[str, str]]
+) -> dict[Path, bytes]:
+    """Write metadata into the graphs; give the files' bytes, the same for the same graphs.
+
+    Args:
+        graphs: from `make_graphs`, changed in place.
+        params: all of them.
+        own: metadata of each file's own.
+    """
+    held_out = params.preprocess.validation_images
+    known = metadata(params.dataset, params.fetch.files, held_out, params.train)
+    for path, graph in graphs.items():
+        describe(graph, known | own[path], scaled=path == ONNX)
+    return {path: it.SerializeToString(deterministic=True) for path, it in graphs.items()}
 
 
 def prove_files(
@@ -184,9 +208,27 @@ def prove_files(
     uint8.proven = plain
     metrics = prove(plain, evidence, say)
     metrics |= prove(uint8, evidence, say, UINT8, "uint8")
-    metrics |= prove(exact, evidence, say, EXACT, "exact")
+    sums = prove(exact, evidence, say, EXACT, "exact")
     measured, other = measure(exact, evidence, say)
-    return metrics | measured, other
+    return metrics | measured | sums, other
+
+
+def write(
+    files: Mapping[Path, bytes],
+    metrics: Mapping[str, Any],
+    evidence: Evidence,
+    open_rows: Sequence[tuple[Any, ...]],
+) -> None:
+    """Write the files that were proven, and what was compared."""
+    probabilities = evidence.bounds["test"].probabilities
+    write_test_data(TEST_DATA, evidence.images["test"], probabilities)
+    for path, content in files.items():
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    header = ["split", "image", "class", "next_class", "probability_gap", "exact_class"]
+    write_csv(UNCERTIFIED, header, open_rows)
+    write_csv(PROOF, ["check", "value"], metrics.items())
+    write_json(METRICS, {key: metrics[key] for key in HEADLINES})
 
 
 def main() -> None:
@@ -198,28 +240,20 @@ def main() -> None:
 
     from fashion_mlp.network.model import load_network
 
-    network, measured = load_network(MODEL, sizes), params.measured
+    network, split = load_network(MODEL, sizes), params.measured
     total = sum(map(len, images.values())) + len(params.export.batch_sizes) * len(images["test"])
     with progress("export", total, "images") as bar:
         evidence, distance = gather(network, images, params.export.batch_sizes, bar.update)
     say(distance)
-    furthest = bound_for_all(evidence)
-    accuracy = {measured: evidence.accuracy(measured, splits[measured].labels.argmax(axis=1))}
-    held_out = params.preprocess.validation_images
-    known = metadata(params.dataset, params.fetch.files, held_out, params.train, accuracy)
-    expected, files = write_graphs(evidence, params, known, furthest)
-    check_converter(network, expected[ONNX], images["test"])
-    metrics, other = prove_files(files, expected, evidence)
+    furthest, graphs = bound_for_all(evidence), make_graphs(evidence, params)
+    numbers = splits[split].labels.argmax(axis=1)
+    own = own_metadata(graphs, evidence, split, numbers, furthest)
+    files = described(graphs, params, own)
+    check_converter(network, graphs[ONNX], images["test"])
+    metrics, other = prove_files(files, graphs, evidence)
     metrics["largest_runtime_difference"] = furthest
-    write_test_data(TEST_DATA, images["test"], evidence.bounds["test"].probabilities)
-    header = ["split", "image", "class", "next_class", "probability_gap", "exact_class"]
-    write_csv(UNCERTIFIED, header, uncertified_rows(evidence, other, params.dataset.names()))
+    write(files, metrics, evidence, uncertified_rows(evidence, other, params.dataset.names()))
     write_json(LABELS, labels(params.dataset))
-    for path, content in files.items():
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    write_csv(PROOF, ["check", "value"], metrics.items())
-    write_json(METRICS, {key: metrics[key] for key in HEADLINES})
     say(
         f"{ONNX}, {len(files[ONNX]):,} bytes, equal to Keras on "
         f"{metrics['argmax_agreement']:,} of {metrics['images']:,} images"

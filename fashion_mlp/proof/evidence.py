@@ -61,10 +61,6 @@ class Evidence:
         """The images as bytes: uint8 (n, pixels), by split."""
         return {split: as_bytes(array, split) for split, array in self.images.items()}
 
-    def accuracy(self, split: str, labels: np.ndarray) -> float:
-        """Measure how often Keras names the label: class numbers (n,)."""
-        return float((self.keras[split].argmax(axis=1) == labels).mean())
-
 
 def gather(
     network: keras.Model,
