@@ -41,7 +41,7 @@ from fashion_mlp.paths import MODEL
 from fashion_mlp.proof.box import largest_difference, worst_found
 from fashion_mlp.proof.evidence import Evidence, gather, uncertified
 from fashion_mlp.proof.exact import EXACT, measure
-from fashion_mlp.proof.levels import UINT8, check_same_rows, prove
+from fashion_mlp.proof.levels import UINT8, check_same, prove
 from fashion_mlp.proof.runtime import Candidate, onnxruntime_predict
 from pipeline.console import progress, run
 from pipeline.files import replacing
@@ -80,7 +80,7 @@ def check_converter(network: keras.Model, model: onnx.ModelProto, images: np.nda
     expected, got = (
         onnxruntime_predict(one)(images, BATCH_SIZE) for one in (converted(network, opset), model)
     )
-    check_same_rows("beside tf2onnx's answers, test image", expected, got)
+    check_same("beside tf2onnx's answers, test images", expected, got)
 
 
 def uncertified_rows(

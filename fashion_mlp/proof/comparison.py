@@ -17,7 +17,6 @@ from fashion_mlp.proof.double import one_line
 from fashion_mlp.proof.evidence import check_inside
 from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN, Finding, distance, hold
 from fashion_mlp.proof.known import EDGES, MARGIN, Known
-from fashion_mlp.proof.layerwise import as_double
 from fashion_mlp.proof.matching import find_weights
 from fashion_mlp.proof.pairing import Beside, paired
 from fashion_mlp.proof.parting import find_place, worst_rows
@@ -79,7 +78,7 @@ def verdict(findings: Mapping[str, Finding]) -> str:
 def check_double(file: Beside, known: Known) -> Finding:
     """Compare in float64, where a correct file differs by next to nothing."""
     try:
-        found = file.in_double({name: as_double(it) for name, it in file.feeds.items()})
+        found = file.in_double()
         distances = [distance(*pair) for pair in paired(known.double, found)]
     except ValueError as error:
         return Finding(OPEN, str(error))
@@ -92,11 +91,6 @@ def check_double(file: Beside, known: Known) -> Finding:
     if all(a <= b for a, b in zip(distances, known.wide_limits, strict=True)):
         return Finding(LIMITED, f"{says}; {limit}: smaller faults than that can't be seen", data)
     return Finding(DIFFERS, f"{says}; {limit}", data)
-
-
-def check_weights(file: Beside, known: Known) -> Finding:
-    """Look for Keras' weights, bit for bit."""
-    return find_weights(known.weights, file.model)
 
 
 def check_single(file: Beside, known: Known) -> Finding:
@@ -134,15 +128,15 @@ def check_batch(file: Beside, size: int, limits: Sequence[float]) -> None:
     Raises:
         ValueError: it does, or the model can't be run with it.
     """
-    for first in range(0, BATCHED, size):
-        rows = slice(first, first + size)
-        parts = file.run({name: array[rows] for name, array in file.feeds.items()})
-        expected = [array[rows] for array in file.answers]
-        for (wanted, got), limit in zip(paired(expected, parts), limits, strict=True):
-            if not distance(wanted, got) <= limit:
-                raise ValueError(
-                    f"batch size {size}, input {first}: answers move by {distance(wanted, got):.1e}"
-                )
+    parts = [
+        file.run({name: array[first : first + size] for name, array in file.feeds.items()})
+        for first in range(0, len(file.answers[0][:BATCHED]), size)
+    ]
+    found = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    expected = [array[: len(one)] for array, one in zip(file.answers, found, strict=True)]
+    for pair, limit in zip(paired(expected, found), limits, strict=True):
+        if not distance(*pair) <= limit:
+            raise ValueError(f"batch size {size}: answers move by {distance(*pair):.1e}")
 
 
 def check_bound(file: Beside, known: Known) -> Finding:
@@ -171,7 +165,7 @@ def check_bound(file: Beside, known: Known) -> Finding:
 
 LEVELS: dict[str, Callable[[Beside, Known], Finding]] = {
     "float64": check_double,
-    "weights": check_weights,
+    "weights": lambda file, known: find_weights(known.weights, file.model),
     "float32": check_single,
     "bound": check_bound,
 }

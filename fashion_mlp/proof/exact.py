@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from fashion_mlp.proof.evidence import Evidence
 from fashion_mlp.proof.findings import HELD, Finding
 from fashion_mlp.proof.integers import prove_exact_sums
-from fashion_mlp.proof.levels import Levels, check_constants, check_same_rows, check_structure
+from fashion_mlp.proof.levels import Levels, check_constants, check_same, check_structure
 from fashion_mlp.proof.runtime import Candidate, onnxruntime_run
 
 LEAST_AGREEMENT = 0.99  # of the images; below, the integers are too coarse for the network
@@ -35,16 +35,16 @@ def check_bits(candidate: Candidate, evidence: Evidence) -> Finding:
     expected = candidate.answers(pixels, split)
     for size in evidence.batch_sizes:
         answers = candidate.answers(pixels, split, size)
-        check_same_rows(f"exact model, batch size {size}, {split} image", expected, answers)
+        check_same(f"batch size {size}, {split} images", expected, answers)
     feeds: dict[str, Any] = {"image": pixels[split]}
     others: dict[str, Any] = {
         "onnxruntime with all optimizers": onnxruntime_run(candidate.model, disabled=())(feeds),
         "ONNX's reference": ReferenceEvaluator(candidate.model).run(None, feeds),
     }
     for runtime, (logits, classes, _) in others.items():
-        check_same_rows(f"exact model, {runtime}, {split} image", expected, logits)
+        check_same(f"{runtime}, {split} images", expected, logits)
         if not np.array_equal(classes, expected.argmax(axis=1)):
-            raise ValueError(f"exact model, {runtime}: `class` is not the first largest logit")
+            raise ValueError(f"{runtime}: `class` is not the first largest logit")
     return Finding(HELD, "")
 
 

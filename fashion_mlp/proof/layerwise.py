@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fashion_mlp.proof.double import as_double
 from fashion_mlp.proof.findings import distance
 
 if TYPE_CHECKING:
@@ -114,11 +115,6 @@ def call_in_double(model: keras.Model, inputs: Sequence[np.ndarray]) -> list[np.
     """Run a model of `load_in_double`; inputs float32, or integers, which stay what they are."""
     with floats_of("float64"):
         return call(model, [as_double(array) for array in inputs])
-
-
-def as_double(array: np.ndarray) -> np.ndarray:
-    """Widen floats to float64; leave integers."""
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def steps_of(model: keras.Model) -> Steps:

@@ -83,47 +83,39 @@ def check_weights(candidate: Candidate, evidence: Evidence) -> Finding:
 
 def check_constants(candidate: Candidate, evidence: Evidence) -> Finding:
     """Check that the initializers are those expected, bit for bit."""
-    wanted, found = (model.graph.initializer for model in (candidate.expected, candidate.model))
-    names = [[tensor.name for tensor in tensors] for tensors in (wanted, found)]
-    if names[0] != names[1]:
-        raise ValueError(f"initializers: expected {names[0]}, got {names[1]}")
-    for name, *tensors in zip(names[0], wanted, found, strict=True):
-        expected, got = map(numpy_helper.to_array, tensors)
-        if got.dtype != expected.dtype or got.shape != expected.shape:
-            raise ValueError(
-                f"initializer {name}: expected {expected.dtype} {expected.shape}, "
-                f"got {got.dtype} {got.shape}"
-            )
-        width = f"u{expected.itemsize}"
-        different = np.argwhere(got.view(width) != expected.view(width))
-        if len(different):
-            where = tuple(int(i) for i in different[0])
-            raise ValueError(
-                f"initializer {name}: {len(different):,} of {got.size:,} values differ, first "
-                f"at {where}: expected {expected[where]:.9g}, got {got[where]:.9g}"
-            )
+    expected, found = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        for model in (candidate.expected, candidate.model)
+    )
+    if list(found) != list(expected):
+        raise ValueError(f"initializers: expected {list(expected)}, got {list(found)}")
+    for name, array in expected.items():
+        check_same(f"initializer {name}", array, found[name])
     return Finding(HELD, "")
 
 
-def check_same_rows(what: str, expected: np.ndarray, got: np.ndarray) -> None:
-    """Check that answers, float32 (n, classes), are those expected, bit for bit.
+def check_same(what: str, expected: np.ndarray, got: np.ndarray) -> None:
+    """Check that numbers are those expected, bit for bit.
 
     Raises:
-        ValueError: at the first row that differs; `what` is counted: `test image`.
+        ValueError: another dtype, shape or value; says where it is.
     """
-    if got.shape != expected.shape:
-        raise ValueError(f"{what}s: expected shape {expected.shape}, got {got.shape}")
-    different = (got.view(np.uint32) != expected.view(np.uint32)).any(axis=1)
-    if len(rows := np.flatnonzero(different)):
-        row = rows[0]
+    if (got.dtype, got.shape) != (expected.dtype, expected.shape):
         raise ValueError(
-            f"{what} {row}: expected {expected[row]}, got {got[row]}; {len(rows):,} such images"
+            f"{what}: expected {expected.dtype} {expected.shape}, got {got.dtype} {got.shape}"
+        )
+    bits = f"u{expected.itemsize}"
+    if len(different := np.argwhere(got.view(bits) != expected.view(bits))):
+        where = tuple(int(i) for i in different[0])
+        raise ValueError(
+            f"{what}: {len(different):,} of {got.size:,} values differ, first at {where}: "
+            f"expected {expected[where]:.9g}, got {got[where]:.9g}"
         )
 
 
 def check_float64(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (c): computed in float64, the file lies inside float64's rounding bound."""
-    images = np.asarray(evidence.images[evidence.batch_split][:FLOAT64_IMAGES], np.float64)
+    images = evidence.images[evidence.batch_split][:FLOAT64_IMAGES]
     (name,) = (value.name for value in candidate.model.graph.input)
     (answers,) = run_in_double(candidate.model)({name: images}).values()
     what = f"{evidence.batch_split} image"
@@ -232,8 +224,7 @@ def check_same_bits(candidate: Candidate, evidence: Evidence) -> Finding:
         for batch_size in {BATCH_SIZE, *sizes}:
             expected = candidate.proven.answers(evidence.images, split, batch_size)
             got = candidate.predict(pixels, batch_size)
-            what = f"uint8 model, batch size {batch_size}, {split} image"
-            check_same_rows(what, expected, got)
+            check_same(f"batch size {batch_size}, {split} images", expected, got)
     total = sum(map(len, evidence.pixels.values()))
     says = f"bytes in, the same bits out on {total:,} images"
     return Finding(HELD, says, {"uint8_bit_identical": total})
@@ -268,13 +259,12 @@ def prove(
     Args:
         candidate: to be proven.
         evidence: from `gather`.
-        say: called with a line for each level that held; of other files than the plain one, for
-            those that it has not.
+        say: called with a line for each level, but for those that the plain file has, too.
         levels: of this file.
         name: of this file, in what is said.
 
     Returns:
-        The metrics of metrics/export.json: counts, which do not depend on the machine.
+        What these levels counted, which does not depend on the machine.
 
     Raises:
         ValueError: at the first level that fails, naming it.
@@ -284,10 +274,7 @@ def prove(
         if finding.result != HELD:
             file = f"{name} ONNX model".strip()
             raise ValueError(f"{file} refused, level {level}: {finding.says}")
-        if levels is PLAIN:
-            say(f"{level}: {finding.says}")
-        elif level not in PLAIN and finding.says:
-            say(f"{name}: {finding.says}")
-        if levels is PLAIN or level not in PLAIN:
+        if finding.says and (levels is PLAIN or level not in PLAIN):
+            say(f"{name or level}: {finding.says}")
             metrics |= finding.data
     return metrics

@@ -65,7 +65,8 @@ def match_weights(weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> 
     for name, array in weights.items():
         for other, bits in tensors.items():
             if bits.size == array.size and np.array_equal(bits, _bits(array)):
-                how = "whole" if _same_layout(array, arrays[other]) else "rearranged"
+                same = any(np.array_equal(it, arrays[other].ravel()) for it in layouts(array))
+                how = "whole" if same else "rearranged"
                 if name not in found or how == "whole":
                     found[name] = Match(name, how, 0, array.size, other)
                 used.add(other)
@@ -101,10 +102,9 @@ def _bits(array: np.ndarray) -> np.ndarray:
     return np.sort((array.astype(np.float32) + np.float32(0)).view(np.uint32), axis=None)
 
 
-def _same_layout(array: np.ndarray, other: np.ndarray) -> bool:
-    """Tell whether one array is the other, reshaped or with its axes in another order."""
-    orders = itertools.permutations(range(array.ndim))
-    return any(np.array_equal(array.transpose(order).ravel(), other.ravel()) for order in orders)
+def layouts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Give an array's values with its axes in every order, flat."""
+    return (array.transpose(axes).ravel() for axes in itertools.permutations(range(array.ndim)))
 
 
 def _in_parts(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from fashion_mlp.proof.double import Run, run_in_double
+from fashion_mlp.proof.double import run_in_double
 from fashion_mlp.proof.runtime import onnxruntime_run
 
 if TYPE_CHECKING:
@@ -17,45 +17,35 @@ if TYPE_CHECKING:
 
 
 class Beside:
-    """An ONNX file beside a Keras model; what onnxruntime answers is computed once.
+    """An ONNX file beside a Keras model: inputs and outputs in pairs, by name or in their order.
 
-    Attributes:
-        model: the file.
-        feeds: Keras' inputs by the file's names.
-        outputs: the file's names of Keras' outputs, in Keras' order.
+    What onnxruntime answers is computed once. All but `model` may raise ValueError.
     """
 
     def __init__(self, known: Known, model: onnx.ModelProto) -> None:
-        """Pair inputs and outputs: by name, or else in their order.
-
-        Raises:
-            ValueError: other inputs than Keras'.
-        """
-        self.model, self._known = model, known
-        self.feeds = feeds_of(known, model)
-        self.outputs = in_order([it.name for it in model.graph.output], known.output_names)
+        self.known, self.model = known, model
+        self.feeds = feeds_of(known, model)  # Keras' inputs, by the file's names
+        names = [value.name for value in model.graph.output]
+        self.outputs = in_order(names, known.output_names)  # the file's names, in Keras' order
+        self._places = [names.index(name) for name in self.outputs]
 
     @cached_property
-    def run(self) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
-        """Run onnxruntime: inputs by name -> outputs in Keras' order; raises ValueError."""
-        run, names = onnxruntime_run(self.model), [it.name for it in self.model.graph.output]
-        places = [names.index(name) for name in self.outputs]
+    def _runtime(self) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
+        return onnxruntime_run(self.model)
 
-        def ordered(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-            found = run(feeds)
-            return [found[place] for place in places]
-
-        return ordered
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run onnxruntime: inputs by name -> outputs in Keras' order."""
+        found = self._runtime(feeds)
+        return [found[place] for place in self._places]
 
     @cached_property
     def answers(self) -> list[np.ndarray]:
-        """Give onnxruntime's answers to Keras' inputs; raises ValueError."""
-        return [found for _, found in paired(self._known.double, self.run(self.feeds))]
+        """What onnxruntime answers to Keras' inputs."""
+        return [found for _, found in paired(self.known.double, self.run(self.feeds))]
 
-    def in_double(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Compute the outputs in float64, in Keras' order; raises ValueError."""
-        run: Run = run_in_double(self.model)
-        found = run(feeds)
+    def in_double(self) -> list[np.ndarray]:
+        """Answer Keras' inputs in float64."""
+        found = run_in_double(self.model)(self.feeds)
         return [found[name] for name in self.outputs]
 
 

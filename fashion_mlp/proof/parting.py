@@ -12,7 +12,6 @@ import numpy as np
 from fashion_mlp.proof.double import run_in_double
 from fashion_mlp.proof.findings import DIFFERS, HELD, OPEN, Finding, distance
 from fashion_mlp.proof.known import LOCATED, Known
-from fashion_mlp.proof.layerwise import as_double
 from fashion_mlp.proof.locate import Place, first_difference, node_place, user_of
 from fashion_mlp.proof.pairing import Beside
 
@@ -43,7 +42,7 @@ def differing(known: Known, file: Beside, folded: bool) -> Place:
     Raises:
         ValueError: it can't be run.
     """
-    given = {name: as_double(array[-LOCATED:]) for name, array in file.feeds.items()}
+    given = {name: array[-LOCATED:] for name, array in file.feeds.items()}
     values = given | run_in_double(file.model, every=True)(given)
     limits = known.wide_limits if folded else known.limits
     wrong = [
