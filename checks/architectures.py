@@ -98,12 +98,6 @@ def _graphs(keras: Any, classes: Any, dense: Any, conv: Any) -> Iterator[tuple[s
     image = keras.Input((16,))
     hidden = dense("relu")(image)
     yield "two outputs", keras.Model(image, [classes()(hidden), layers.Dense(1)(hidden)])
-    inner = keras.Sequential([keras.Input((16,)), dense("relu"), dense("tanh")])
-    outer = keras.Model(image, classes()(layers.ReLU()(inner(image))))
-    yield "a model in a model", outer
-    hidden = dense("relu")(image)
-    named = {"second": classes()(hidden), "first": classes()(hidden)}
-    yield "outputs by name", keras.Model(image, named)
     words = keras.Input((6, 8))
     attended = layers.Add()([words, layers.MultiHeadAttention(2, 4)(words, words)])
     attended = layers.Flatten()(layers.LayerNormalization()(attended))
