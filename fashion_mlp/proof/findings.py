@@ -1,4 +1,4 @@
-"""What a level of the proof finds; and how a file is held to levels, any pair's or the stage's."""
+"""How a file is held to levels, anybody's and those that ship, and what a level finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The levels that hold the ONNX files that ship to Keras and to the graphs that they must be.
+"""The proof of the ONNX files that ship: held to Keras, and to the graphs that they must be.
 
 Each is a function that takes the candidate, an ONNX model with onnxruntime's answers, and the
 evidence, and gives its finding, or raises ValueError with what differed, where and by how much.
