@@ -241,7 +241,8 @@ def main() -> None:
     from fashion_mlp.network.model import load_network
 
     network, split = load_network(MODEL, sizes), params.measured
-    total = sum(map(len, images.values())) + len(params.export.batch_sizes) * len(images["test"])
+    other_sizes = {*params.export.batch_sizes} - {BATCH_SIZE}
+    total = sum(map(len, images.values())) + len(other_sizes) * len(images["test"])
     with progress("export", total, "images") as bar:
         evidence, distance = gather(network, images, params.export.batch_sizes, bar.update)
     say(distance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ KERAS_IMAGES = 10_000  # given to TensorFlow at a time
 FLOAT64_IMAGES = 2_000  # of the last split: on them the file is compared in float64
 
 Predict = Callable[[np.ndarray, int], np.ndarray]
+Answer = Callable[[str, int], np.ndarray]  # to the images of a split, at a batch size
 
 
 @dataclass(frozen=True)
@@ -85,49 +86,53 @@ def gather(
     """
     from fashion_mlp.network.model import layers_of
 
-    layers = layers_of(network)
+    layers, predict = layers_of(network), keras_predict(network)
     check_comparable(layers, images)
-    reference = {split: bounds(layers, array) for split, array in images.items()}
-    answers, says = answers_of(network, images, batch_sizes, reference, done)
+
+    @cache
+    def answer(split: str, batch_size: int) -> np.ndarray:
+        answers = predict(images[split], batch_size)
+        done(len(answers))
+        return answers
+
     names, edge_cases = edge_case_images(len(layers[0].kernel))
     evidence = Evidence(
         layers,
         batch_sizes,
         images,
-        reference,
+        {split: bounds(layers, array) for split, array in images.items()},
         bounds(layers, list(images.values())[-1][:FLOAT64_IMAGES], FLOAT64),
-        answers,
+        {split: answer(split, BATCH_SIZE) for split in images},
         edge_cases,
         bounds(layers, edge_cases),
         # Layer by layer: the fused layers of `predict` drop a NaN (docs/proof.md).
         np.asarray(network(edge_cases, training=False)),
         names,
     )
-    return evidence, says
+    says = check_all_inside("Keras", answer, evidence)
+    check_sizes("Keras", answer, evidence)
+    return evidence, f"Keras inside the bound on all images; {says}"
 
 
-def answers_of(
-    network: keras.Model,
-    images: Mapping[str, np.ndarray],
-    batch_sizes: Sequence[int],
-    reference: Mapping[str, Bounds],
-    done: Callable[[int], object],
-) -> tuple[dict[str, np.ndarray], str]:
-    """Give Keras' answers by split, and how far they lie from the reference; see `gather`."""
-    predict, answers, used = keras_predict(network), {}, []
-    for split, array in images.items():
-        answers[split] = predict(array, BATCH_SIZE)
-        used.append(check_inside("Keras", answers[split], reference[split], f"{split} image"))
-        done(len(array))
-    split, array = list(images.items())[-1]
-    for batch_size in batch_sizes:
-        usual = batch_size == BATCH_SIZE
-        again = answers[split] if usual else predict(array, batch_size)
-        what = f"at batch size {batch_size}, {split} image"
-        check_inside("Keras", again, reference[split], what)
-        check_same_class("Keras", again, answers[split], what)
-        done(len(array))
-    return answers, f"Keras inside the bound on all images; {describe_distance(used)}"
+def check_all_inside(runtime: str, answer: Answer, evidence: Evidence) -> str:
+    """Check a runtime's answers to all images, see `check_inside`; say how far off they are."""
+    used = [
+        check_inside(runtime, answer(split, BATCH_SIZE), allowed, f"{split} image")
+        for split, allowed in evidence.bounds.items()
+    ]
+    distances, shares = zip(*used, strict=True)
+    return f"largest distance {max(distances):.1e}, at most {max(shares):.0%} of the bound used"
+
+
+def check_sizes(runtime: str, answer: Answer, evidence: Evidence) -> float:
+    """Check that no batch size changes a class or leaves the bound; give the largest movement."""
+    split, moved = evidence.batch_split, 0.0
+    for size in evidence.batch_sizes:
+        answers, what = answer(split, size), f"at batch size {size}, {split} image"
+        check_inside(runtime, answers, evidence.bounds[split], what)
+        check_same_class(runtime, answers, evidence.keras[split], what)
+        moved = max(moved, float(np.abs(answers - answer(split, BATCH_SIZE)).max(initial=0.0)))
+    return moved
 
 
 def check_comparable(layers: Sequence[Layer], images: Mapping[str, np.ndarray]) -> None:
@@ -294,12 +299,6 @@ def check_same_class(runtime: str, answers: np.ndarray, expected: np.ndarray, wh
             f"{what} {row}: Keras names class {wanted[row]} ({expected[row].max():.6f}), "
             f"{runtime} class {got[row]} ({answers[row].max():.6f}); {len(different):,} such"
         )
-
-
-def describe_distance(used: Sequence[tuple[float, float]]) -> str:
-    """Say the largest of what `check_inside` gave."""
-    distances, shares = zip(*used, strict=True)
-    return f"largest distance {max(distances):.1e}, at most {max(shares):.0%} of the bound used"
 
 
 def uncertified(

@@ -20,9 +20,10 @@ from fashion_mlp.proof.double import one_line, run_in_double
 from fashion_mlp.proof.evidence import (
     FLOAT64_IMAGES,
     Evidence,
+    check_all_inside,
     check_inside,
     check_same_class,
-    describe_distance,
+    check_sizes,
 )
 from fashion_mlp.proof.findings import HELD, Finding, hold
 from fashion_mlp.proof.matching import find_weights
@@ -126,17 +127,9 @@ def check_float64(candidate: Candidate, evidence: Evidence) -> Finding:
 
 def check_bounds(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (d): on every image onnxruntime lies inside float32's rounding bound."""
-    used = [
-        check_inside(
-            "onnxruntime",
-            candidate.answers(evidence.images, split),
-            evidence.bounds[split],
-            f"{split} image",
-        )
-        for split in evidence.images
-    ]
+    says = check_all_inside("onnxruntime", candidate.of(evidence), evidence)
     total = sum(len(images) for images in evidence.images.values())
-    says = f"onnxruntime inside on {total:,} of {total:,} images; {describe_distance(used)}"
+    says = f"onnxruntime inside on {total:,} of {total:,} images; {says}"
     return Finding(HELD, says, {"images": total, "within_bound": total})
 
 
@@ -162,17 +155,10 @@ def check_classes(candidate: Candidate, evidence: Evidence) -> Finding:
 
 def check_batch_sizes(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (f): the batch size changes no class, and moves no probability out of its bound."""
-    split = evidence.batch_split
-    usual = candidate.answers(evidence.images, split)
-    moved = 0.0
-    for batch_size in evidence.batch_sizes:
-        answers = candidate.answers(evidence.images, split, batch_size)
-        what = f"at batch size {batch_size}, {split} image"
-        check_inside("onnxruntime", answers, evidence.bounds[split], what)
-        check_same_class("onnxruntime", answers, evidence.keras[split], what)
-        moved = max(moved, float(np.abs(answers - usual).max(initial=0.0)))
+    moved = check_sizes("onnxruntime", candidate.of(evidence), evidence)
+    images = len(evidence.images[evidence.batch_split])
     sizes = ", ".join(f"{size:,}" for size in evidence.batch_sizes)
-    says = f"{sizes} agree on {len(usual):,} images; probabilities move by at most {moved:.1g}"
+    says = f"{sizes} agree on {images:,} images; probabilities move by at most {moved:.1g}"
     return Finding(HELD, says, {"batch_sizes_agreeing": len(evidence.batch_sizes)})
 
 
