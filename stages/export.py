@@ -39,7 +39,7 @@ from fashion_mlp.formats import DIGITS, write_csv, write_json
 from fashion_mlp.network import engine
 from fashion_mlp.paths import MODEL
 from fashion_mlp.proof.box import largest_difference, worst_found
-from fashion_mlp.proof.evidence import Evidence, gather, uncertified
+from fashion_mlp.proof.evidence import Evidence, gather
 from fashion_mlp.proof.exact import EXACT, measure
 from fashion_mlp.proof.levels import UINT8, check_same, prove
 from fashion_mlp.proof.runtime import Candidate, onnxruntime_predict
@@ -86,20 +86,23 @@ def check_converter(network: keras.Model, model: onnx.ModelProto, images: np.nda
 def uncertified_rows(
     evidence: Evidence, exact: Mapping[tuple[str, int], int], names: Sequence[str]
 ) -> list[tuple[Any, ...]]:
-    """List the images whose class is open, the smallest gap first.
+    """List the images whose class the bound leaves open, or exact gives otherwise; by their gap.
 
     Args:
         evidence: from `gather`.
         exact: the class that the exact model names where it is another: by split and number.
         names: of the classes.
     """
-    rows = sorted(
-        uncertified(evidence, exact), key=lambda row: (round(row[4], DIGITS), row[0], row[1])
-    )
-    return [
-        (split, number, names[best], names[after], gap, names[exact.get((split, number), best)])
-        for split, number, best, after, gap in rows
-    ]
+    rows = []
+    for split, allowed in evidence.bounds.items():
+        other = [number for name, number in exact if name == split]
+        for number in map(int, {*other, *np.flatnonzero(~allowed.certified())}):
+            order = np.argsort(-allowed.probabilities[number], kind="stable")
+            best, after = map(int, order[:2])
+            gap = float(allowed.probabilities[number, best] - allowed.probabilities[number, after])
+            named = exact.get((split, number), best)
+            rows.append((split, number, names[best], names[after], gap, names[named]))
+    return sorted(rows, key=lambda row: (round(row[4], DIGITS), row[0], row[1]))
 
 
 def write_test_data(folder: Path, images: np.ndarray, probabilities: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from fashion_mlp.export.graph import plain_graph, uint8_graph
 from fashion_mlp.export.quantize import quantize
 from fashion_mlp.network import engine
 from fashion_mlp.proof import levels
-from fashion_mlp.proof.evidence import Evidence, as_bytes, gather, uncertified
+from fashion_mlp.proof.evidence import Evidence, as_bytes, gather
 from fashion_mlp.proof.levels import PLAIN, UINT8, prove
 from fashion_mlp.proof.reference import FLOAT32
 from fashion_mlp.proof.runtime import Candidate, onnxruntime_predict
@@ -55,7 +55,11 @@ def test_prove_counts_what_held(hidden_units: list[int]) -> None:
     metrics = prove(Candidate(model, model), evidence, said.append)
     assert [line.split(":")[0] for line in said] == list(PLAIN)
     certified = metrics.pop("argmax_certified")
-    assert metrics.pop("argmax_listed") == 360 - certified == len(uncertified(evidence))
+    assert (
+        metrics.pop("argmax_listed")
+        == 360 - certified
+        == len(export.uncertified_rows(evidence, {}, "abc"))
+    )
     assert certified > 300
     assert metrics == {
         "operators": 3 * len(evidence.layers),
@@ -192,41 +196,14 @@ def test_check_converter_refuses_other_answers(model: onnx.ModelProto, evidence:
         export.check_converter(network_of(other), model, evidence.images["test"])
 
 
-def weight_by_an_ulp(graph: onnx.GraphProto) -> None:
-    array = numpy_helper.to_array(graph.initializer[0]).copy()
-    array[0, 0] = np.nextafter(array[0, 0], np.float32(9))
-    graph.initializer[0].raw_data = array.tobytes()
-
-
-def times_reciprocal(graph: onnx.GraphProto) -> None:
-    """What the division becomes where it is written through TensorFlow."""
-    graph.node[1].op_type = "Mul"
-    graph.initializer[-1].raw_data = (np.float32(1) / np.float32(255)).tobytes()
-
-
-def trojan(graph: onnx.GraphProto) -> None:
-    """Adds (image - image): nothing, but nodes that nobody asked for."""
-    graph.node.insert(2, helper.make_node("Sub", ["scaled", "scaled"], ["nothing"]))
-    graph.node.insert(3, helper.make_node("Add", ["scaled", "nothing"], ["same"]))
-    graph.node[4].input[0] = "same"
-
-
-def test_uint8_model_that_differs_is_refused(model: onnx.ModelProto, evidence: Evidence) -> None:
-    expected, plain = uint8_graph(model), Candidate(model, model)
-    prove(Candidate(expected, expected, plain), evidence, levels=UINT8)
-    for edit in (weight_by_an_ulp, times_reciprocal, trojan):
-        mutant = copy.deepcopy(expected)
-        edit(mutant.graph)
-        with pytest.raises(
-            ValueError, match=r"level \w+: (graph: expected|initializer \w+: 1 of) "
-        ):
-            prove(Candidate(mutant, expected, plain), evidence, levels=UINT8, name="uint8")
-    # Even where the graph that was meant is the one that is wrong: it has other bits.
-    wrong = copy.deepcopy(expected)
-    times_reciprocal(wrong.graph)
+def test_uint8_graph_that_is_wrong_itself_has_other_bits(
+    model: onnx.ModelProto, evidence: Evidence
+) -> None:
+    plain, uint8 = Candidate(model, model), uint8_graph(model)
+    division(uint8, np.random.default_rng(1))
     says = r"level same bits: batch size 1000, train images: .* differ, first at"
     with pytest.raises(ValueError, match=says):
-        prove(Candidate(wrong, wrong, plain), evidence, levels=UINT8)
+        prove(Candidate(uint8, uint8, plain), evidence, levels=UINT8)
 
 
 def test_as_bytes_refuses_images_that_are_not_bytes() -> None:

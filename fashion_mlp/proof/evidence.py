@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -299,26 +299,3 @@ def check_same_class(runtime: str, answers: np.ndarray, expected: np.ndarray, wh
             f"{what} {row}: Keras names class {wanted[row]} ({expected[row].max():.6f}), "
             f"{runtime} class {got[row]} ({answers[row].max():.6f}); {len(different):,} such"
         )
-
-
-def uncertified(
-    evidence: Evidence, also: Collection[tuple[str, int]] = ()
-) -> list[tuple[str, int, int, int, float]]:
-    """List the images whose class the rounding bound leaves open.
-
-    Args:
-        evidence: from `gather`.
-        also: split and number of images to list in any case.
-
-    Returns:
-        Of each: split, number, class, the next class, and the gap between their probabilities.
-    """
-    rows = []
-    for split, known in evidence.bounds.items():
-        listed = {number for name, number in also if name == split}
-        for number in sorted(listed.union(np.flatnonzero(~known.certified()))):
-            order = np.argsort(-known.probabilities[number], kind="stable")
-            best, following = int(order[0]), int(order[1])
-            gap = known.probabilities[number, best] - known.probabilities[number, following]
-            rows.append((split, int(number), best, following, float(gap)))
-    return rows

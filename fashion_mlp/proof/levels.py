@@ -49,8 +49,10 @@ def check_structure(candidate: Candidate, evidence: Evidence) -> Finding:
         line for line in difflib.ndiff(wanted_lines, found_lines) if line[:2] in ("- ", "+ ")
     ]
     if changes:
-        wanted = next((line[2:].strip() for line in changes if line[0] == "-"), "nothing more")
-        got = next((line[2:].strip() for line in changes if line[0] == "+"), "nothing more")
+        wanted, got = (
+            next((line[2:].strip() for line in changes if line[0] == sign), "nothing more")
+            for sign in "-+"
+        )
         raise ValueError(f"graph: expected {wanted}, got {got}; {len(changes)} lines differ")
     contents = (model.SerializeToString(deterministic=True) for model in (expected, found))
     if len(set(contents)) > 1:
