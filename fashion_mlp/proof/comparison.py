@@ -93,6 +93,11 @@ def check_double(file: Beside, known: Known) -> Finding:
     return Finding(DIFFERS, f"{says}; {limit}", data)
 
 
+def check_weights(file: Beside, known: Known) -> Finding:
+    """Look for Keras' weights, bit for bit."""
+    return find_weights(known.weights, file.model)
+
+
 def check_single(file: Beside, known: Known) -> Finding:
     """Compare onnxruntime in float32 with the float64 reference, at several batch sizes."""
     distances, own = (
@@ -158,7 +163,7 @@ def check_bound(file: Beside, known: Known) -> Finding:
 
 LEVELS: dict[str, Callable[[Beside, Known], Finding]] = {
     "float64": check_double,
-    "weights": lambda file, known: find_weights(known.weights, file.model),
+    "weights": check_weights,
     "float32": check_single,
     "bound": check_bound,
 }
