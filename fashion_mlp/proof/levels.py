@@ -260,8 +260,8 @@ def prove(
     metrics: dict[str, Any] = {}
     for level, finding in hold(levels, candidate, evidence):
         if finding.result != HELD:
-            file = f"{name} ONNX model".strip()
-            raise ValueError(f"{file} refused, level {level}: {finding.says}")
+            where = f"{name} {level}".strip()
+            raise ValueError(f"ONNX model refused, level {where}: {finding.says}")
         if finding.says and (levels is PLAIN or level not in PLAIN):
             say(f"{name or level}: {finding.says}")
             metrics |= finding.data
