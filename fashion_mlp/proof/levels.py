@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -129,8 +130,8 @@ def check_float64(candidate: Candidate, evidence: Evidence) -> Finding:
 
 def check_bounds(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (d): on every image onnxruntime lies inside float32's rounding bound."""
-    says = check_all_inside("onnxruntime", candidate.of(evidence), evidence)
-    total = sum(len(images) for images in evidence.images.values())
+    says = check_all_inside("onnxruntime", partial(candidate.answers, evidence.images), evidence)
+    total = sum(map(len, evidence.images.values()))
     says = f"onnxruntime inside on {total:,} of {total:,} images; {says}"
     return Finding(HELD, says, {"images": total, "within_bound": total})
 
@@ -139,12 +140,12 @@ def check_classes(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (e): on every image onnxruntime names the class that Keras names.
 
     The metrics count the images that the bound certifies: there no correct float32 runtime can
-    name another class. `uncertified` lists the others.
+    name another class. metrics/uncertified.csv lists the others.
     """
     for split in evidence.images:
         answers = candidate.answers(evidence.images, split)
         check_same_class("onnxruntime", answers, evidence.keras[split], f"{split} image")
-    total = sum(len(images) for images in evidence.images.values())
+    total = sum(map(len, evidence.images.values()))
     certified = sum(int(known.certified().sum()) for known in evidence.bounds.values())
     metrics = {"agreement": total, "certified": certified, "listed": total - certified}
     return Finding(
@@ -157,7 +158,7 @@ def check_classes(candidate: Candidate, evidence: Evidence) -> Finding:
 
 def check_batch_sizes(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (f): the batch size changes no class, and moves no probability out of its bound."""
-    moved = check_sizes("onnxruntime", candidate.of(evidence), evidence)
+    moved = check_sizes("onnxruntime", partial(candidate.answers, evidence.images), evidence)
     images = len(evidence.images[evidence.batch_split])
     sizes = ", ".join(f"{size:,}" for size in evidence.batch_sizes)
     says = f"{sizes} agree on {images:,} images; probabilities move by at most {moved:.1g}"

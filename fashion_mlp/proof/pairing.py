@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from fashion_mlp.proof.double import run_in_double
 from fashion_mlp.proof.runtime import onnxruntime_run
 
 if TYPE_CHECKING:
@@ -42,11 +41,6 @@ class Beside:
     def answers(self) -> list[np.ndarray]:
         """What onnxruntime answers to Keras' inputs."""
         return [found for _, found in paired(self.known.double, self.run(self.feeds))]
-
-    def in_double(self) -> list[np.ndarray]:
-        """Answer Keras' inputs in float64."""
-        found = run_in_double(self.model)(self.feeds)
-        return [found[name] for name in self.outputs]
 
 
 def feeds_of(known: Known, model: onnx.ModelProto) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnxruntime
 
 from fashion_mlp.data.arrays import BATCH_SIZE
 from fashion_mlp.proof.double import one_line, quiet
-from fashion_mlp.proof.evidence import Answer, Evidence, Predict, batched
+from fashion_mlp.proof.evidence import Predict, batched
 
 # Makes one scaled product of the uint8 model's Div and a MatMul whose Add it dropped (one unit,
 # bias 0): other bits than those of the plain model.
@@ -60,10 +60,8 @@ def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
 class Candidate:
     """An ONNX model to be proven, with onnxruntime's answers: each is computed once, if asked for.
 
-    Attributes:
-        model: must not change any more.
-        expected: what it must be.
-        proven: the model whose very bits it must give, if there is one.
+    The model must not change any more; `expected` is what it must be, and `proven` the model, if
+    there is one, whose very bits it must give.
     """
 
     def __init__(
@@ -97,7 +95,3 @@ class Candidate:
         if key not in self._answers:
             self._answers[key] = self.predict(images[split], batch_size)
         return self._answers[key]
-
-    def of(self, evidence: Evidence) -> Answer:
-        """Give the answers to the evidence's images, as a function of split and batch size."""
-        return partial(self.answers, evidence.images)
