@@ -20,7 +20,7 @@ WORST = 5  # rows and changes of class that are shown
 
 def find_place(known: Known, file: Beside, findings: Mapping[str, Finding]) -> Finding:
     """Name the first layer and the first node that differ."""
-    matches = findings["weights"].data["weights"]
+    matches = findings["weights"].data.get("weights", [])
     folded = any(match["how"] == "folded" for match in matches)
     changed = next((match for match in matches if match["how"] == "changed"), None)
     place = Place("", "", "")
