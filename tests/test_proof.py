@@ -79,11 +79,9 @@ def other_weights() -> Iterator[list[np.ndarray]]:
 
 def shipped(name: str, model: onnx.ModelProto, evidence: Evidence) -> Form:
     """Make a file that ships, with some metadata."""
-    quantized = quantize(evidence.layers, SHAPE)
-    file = {"float32": model, "uint8": uint8_graph(model), "exact": exact_graph(quantized, *FORM)}[
-        name
-    ]
-    file = copy.deepcopy(file)
+    exact = exact_graph(quantize(evidence.layers, SHAPE), *FORM)
+    forms = {"float32": model, "uint8": uint8_graph(model), "exact": exact}
+    file = copy.deepcopy(forms[name])
     file.doc_string = "a classifier"
     helper.set_model_props(file, {"test_accuracy": "0.870000", "license": "MIT"})
     if name == "exact":
@@ -201,6 +199,15 @@ def test_uint8_graph_that_is_wrong_itself_has_other_bits(
     says = r"level same bits: batch size 1000, train images: .* differ, first at"
     with pytest.raises(ValueError, match=says):
         prove(Candidate(uint8, uint8, plain), evidence, levels=UINT8)
+
+
+def test_the_exact_file_says_its_own_accuracy(model: onnx.ModelProto, evidence: Evidence) -> None:
+    other = quantize(make_layers(PIXELS, [8, 6], CLASSES, seed=2), SHAPE)
+    graphs = {export.ONNX: model, export.ONNX_EXACT: exact_graph(other, *FORM)}
+    numbers = evidence.keras["test"].argmax(axis=1)
+    own = export.own_metadata(graphs, evidence, "test", numbers, 0.1)
+    assert own[export.ONNX]["test_accuracy"] == "1.000000"
+    assert float(own[export.ONNX_EXACT]["test_accuracy"]) < 0.9
 
 
 def test_as_bytes_refuses_images_that_are_not_bytes() -> None:
