@@ -251,10 +251,8 @@ def proven() -> tuple[onnx.ModelProto, Evidence]:
 def test_proof_counts_what_held(proven: tuple[onnx.ModelProto, Evidence]) -> None:
     model, evidence = proven
     candidate = Candidate(model, model)
-    said: list[str] = []
-    assert prove(candidate, evidence, said.append, EXACT, "exact")["exact_sums_proven"] > 0
-    assert [line.split(" sums")[1][:12] for line in said] == [" stay within"]
-    metrics, other = measure(candidate, evidence, said.append)
+    assert prove(candidate, evidence, levels=EXACT, name="exact")["exact_sums_proven"] > 0
+    metrics, other = measure(candidate, evidence, print)
     assert metrics["exact_argmax_agreement"] == 160 - len(other)
     assert metrics["exact_largest_difference"] < 0.01
 
