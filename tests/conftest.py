@@ -19,16 +19,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, sync_playwright
 
-from pipeline.params import (
-    FILES,
-    Evaluate,
-    Export,
-    File,
-    Params,
-    Preprocess,
-    Train,
-    check_params,
-)
+from pipeline.params import FILES, Evaluate, Export, File, Params, Preprocess, Train, check_params
 from tests.server import Server, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,10 +134,7 @@ def paper_values() -> dict[str, Any]:
             "image_shape": [28, 28],
             "photos": "trimmed",
             "classes": CLASSES,
-            "class_names": {
-                "en": english.replace("_", " ").split(" ", 9),
-                "ru": russian.split(),
-            },
+            "class_names": {"en": english.replace("_", " ").split(" ", 9), "ru": russian.split()},
         },
         "fetch": {
             "timeout": 30,

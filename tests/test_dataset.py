@@ -181,9 +181,7 @@ def test_a_class_or_a_split_without_images_is_refused(
         path.unlink()
     assert "no test image; add pictures, or lay out train/ and test/" in fails(work, capsys)
     shutil.rmtree(clothes)
-    assert fails(work, capsys) == [
-        "dataset: clothes: no such folder; make dataset FOLDER=PATH",
-    ]
+    assert fails(work, capsys) == ["dataset: clothes: no such folder; make dataset FOLDER=PATH"]
 
 
 @pytest.mark.parametrize("fault", ["params.yaml", "a file in the place of data/own"])

@@ -75,11 +75,7 @@ def test_the_defaults_are_the_papers_training() -> None:
     ("key", "value", "message"),
     [
         ("train.epochs", -1, "train.epochs: input should be greater than or equal to 1; got -1"),
-        (
-            "train.epochs",
-            True,
-            "train.epochs: a number, not true or false; got True",
-        ),
+        ("train.epochs", True, "train.epochs: a number, not true or false; got True"),
         (
             "train.activation",
             "gelu",
