@@ -19,7 +19,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, sync_playwright
 
-from pipeline.params import FILES, Evaluate, Export, File, Params, Preprocess, Train, check_params
+from pipeline.params import FILES, Evaluate, Export, File, Params, Preprocess, Train
 from tests.server import Server, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,11 +172,6 @@ def small_values(data: Data, **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def data() -> Data:
     return make_data(TRAIN, TEST, HEIGHT, WIDTH)
-
-
-@pytest.fixture(scope="session")
-def small_params(data: Data) -> Params:
-    return check_params(small_values(data))
 
 
 @pytest.fixture
