@@ -35,6 +35,14 @@ os.environ.pop("FASHION_MNIST_DIR", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Begun first, so that no worker is left alone with one of them at the end: half of all the time.
+LONGEST = ("test_pipeline", "test_tasks", "test_train", "test_docs", "test_environment")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     """Write an IDX file of bytes by hand: the oracle for the reader."""
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)

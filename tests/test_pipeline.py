@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -110,14 +109,6 @@ def test_make_resumes_after_everything_was_killed_in_training(box: Sandbox) -> N
     assert "train: resuming after epoch " in box.good("make")
     assert box.results() == before
     assert not [*checkpoints.glob("checkpoint*")]
-
-
-def test_artifacts_get_brings_the_onnx_file(box: Sandbox, tmp_path: Path) -> None:
-    # How DVC's model registry names a version; it sees annotated tags only.
-    box.good("git tag --annotate fashion-mlp@v1.0.0 --message test")
-    target = tmp_path / "got.onnx"
-    box.good(f"dvc artifacts get {box.folder} fashion-mlp --out {target}")
-    assert target.read_bytes() == (box.folder / "models/fashion_mlp_exact.onnx").read_bytes()
 
 
 def test_exp_run_sets_every_key(box: Sandbox) -> None:
