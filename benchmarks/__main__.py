@@ -12,7 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks import around, inference, results, training
+from benchmarks import around, fastest, inference, results, training
 from benchmarks.measure import machine, use_two_cores
 
 STARTS, EPOCHS, ROUNDS = 3, 3, 5
@@ -34,6 +34,7 @@ def main() -> int:
     start, tables = time.monotonic(), []
     for part in (
         partial(training.measure, starts, epochs),
+        partial(fastest.measure, count),
         partial(inference.measure, count),
         partial(around.measure, count),
     ):

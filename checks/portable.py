@@ -6,6 +6,11 @@ threads, one core, libraries limited to older instruction sets, and processors e
 x86 that have nothing newer than AVX2, and ARM (checks/arm64.py). On some of them it also trains
 with each optimizer and with each other parameter that changes the arithmetic. Prints two Markdown
 tables of shortened SHA-256 hashes (docs/reproducibility.md shows them) and fails if one differs.
+
+    python -m checks.portable --epochs 10
+
+trains as params.yaml says, on all images, here and on an emulated ARM (10 minutes an epoch), and
+compares the weights after each epoch.
 """
 
 from __future__ import annotations
@@ -134,6 +139,51 @@ def train_and_hash(everything: bool) -> Iterator[tuple[str, str]]:
             yield "probabilities", digest([predict(network, test.images[:IMAGES])])
 
 
+def train_whole(epochs: int) -> None:
+    """Train as params.yaml says, but for so many epochs; print a hash of the weights after each."""
+    from fashion_mlp.data.arrays import load_split
+    from fashion_mlp.network import engine
+    from pipeline.checkpoint import Checkpoint
+    from pipeline.params import load_params
+
+    params = load_params()
+    dataset = params.dataset
+    split, nothing = (
+        load_split(name, dataset.pixels, dataset.classes) for name in ("train", "validation")
+    )
+    engine.start()
+
+    from fashion_mlp.training.loop import fit
+
+    state = Checkpoint(None, {})  # the weights, and all that an optimizer keeps
+    fit(
+        params.train.model_copy(update={"epochs": epochs, "device": "cpu"}),
+        split,
+        nothing,
+        dataset.image_shape,
+        state,
+        on_epoch=lambda logs: print(hashlib.sha256(state.content).hexdigest()[:16], flush=True),
+    )
+
+
+def compare_whole(epochs: str) -> int:
+    """Print a row for each epoch: the hash here, the hash on an ARM, how long that took."""
+    arm64.prepare()
+    name = "Neoverse N1"
+    command = ["-m", "checks.portable", "--whole", epochs]
+    here, there = (
+        subprocess.Popen(["env", *python, *command], stdout=subprocess.PIPE, text=True)
+        for python in ([sys.executable], arm64.start(arm64.PROCESSORS[name]))
+    )
+    began, differ = time.monotonic(), 0
+    print(f"{machine()}\n\n| epoch | here | emulated {name} | minutes |\n|--:|---|---|--:|")
+    for epoch, pair in enumerate(zip(here.stdout or (), there.stdout or (), strict=True), start=1):
+        differ += len(set(pair)) - 1
+        minutes = (time.monotonic() - began) / 60
+        print(f"| {epoch} | {' | '.join(map(str.strip, pair))} | {minutes:.0f} |", flush=True)
+    return int(bool(here.wait() or there.wait() or differ))
+
+
 def digest(arrays: Iterable[np.ndarray]) -> str:
     """SHA-256 of the arrays' bytes, shortened."""
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
@@ -169,6 +219,11 @@ def kept(setting: str, differ: str) -> bool:
 
 def main() -> int:
     """Run all settings and print the tables."""
+    if sys.argv[1:2] == ["--whole"]:
+        train_whole(int(sys.argv[2]))
+        return 0
+    if sys.argv[1:2] == ["--epochs"]:
+        return compare_whole(sys.argv[2])
     if sys.argv[1:] in (["--hash"], ["--hash-everything"]):
         for name, value in train_and_hash(sys.argv[1] != "--hash"):
             print(name, value, sep="\t", flush=True)

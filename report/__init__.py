@@ -1,1 +1,1 @@
-"""One HTML file that shows a run: `make report`. The pipeline does not need it."""
+"""A run to look at: one HTML file, curves as it goes, sweeps. The pipeline does not need it."""

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from benchmarks import measure, results, training
+from benchmarks import fastest, measure, results, training
 from benchmarks.measure import Row, Table
+from pipeline.params import Train
 from tests.conftest import ROOT
 
 
@@ -22,6 +24,17 @@ def test_ratio_is_taken_within_a_round() -> None:
     table = Table("key", "title", "s", rows)
     assert table.ratios(table.rows[0]) == []
     assert table.ratios(table.rows[1]) == [1.5, 1.5, 1.6]
+
+
+def test_fastest_trains_as_the_preset_of_that_name() -> None:
+    preset = yaml.safe_load((ROOT / "presets/fastest.yaml").read_text(encoding="utf-8"))
+    config = {"learning_rate": fastest.RATE, "momentum": fastest.MOMENTUM}
+    assert preset["train"] == {
+        "epochs": 1, "optimizer": {"class_name": "SGD", "config": config},
+        "learning_rate_schedule": "cosine", "standardize": True,
+    }  # fmt: skip
+    paper = Train()
+    assert (paper.batch_size, paper.hidden_units) == (fastest.BATCH, [fastest.HIDDEN])
 
 
 def test_rounds_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
