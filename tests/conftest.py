@@ -35,8 +35,8 @@ os.environ.pop("FASHION_MNIST_DIR", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Begun first, so that no worker is left alone with one of them at the end: half of all the time.
-LONGEST = ("test_pipeline", "test_tasks", "test_train", "test_docs", "test_environment")
+# The longest files are begun first, so that none is left for one worker alone at the end.
+LONGEST = ("test_pipeline", "test_tasks", "test_train", "test_environment", "test_evaluate")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
