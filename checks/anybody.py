@@ -34,9 +34,9 @@ from fashion_mlp.proof.comparison import compare, verdict
 from fashion_mlp.proof.double import run_in_double
 from fashion_mlp.proof.findings import DIFFERS, HELD, OPEN, Finding
 from fashion_mlp.proof.known import Known, study
-from fashion_mlp.proof.layerwise import as_double, call
-from fashion_mlp.proof.levels import onnxruntime_run
+from fashion_mlp.proof.layerwise import call
 from fashion_mlp.proof.locate import dependent, inputs_of
+from fashion_mlp.proof.runtime import onnxruntime_run
 from pipeline.console import progress
 
 SEED = 20261126
@@ -291,10 +291,9 @@ def same_function(
     healthy: onnx.ModelProto, mutant: onnx.ModelProto, fresh: Sequence[np.ndarray], limit: float
 ) -> bool:
     """Tell whether two files compute the same in float64 on fresh inputs, up to a limit."""
-    given = [as_double(array) for array in fresh]
     try:
         one, other = (
-            list(run_in_double(it)(feeds(it, given)).values()) for it in (healthy, mutant)
+            list(run_in_double(it)(feeds(it, fresh)).values()) for it in (healthy, mutant)
         )
         return all(np.abs(a - b).max() <= limit for a, b in zip(one, other, strict=True))
     except ValueError:

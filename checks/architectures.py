@@ -11,62 +11,71 @@ def architectures() -> Iterator[tuple[str, Any]]:
     import keras
     from keras import layers
 
-    def chain(*shape: int, of: list[Any], dtype: str | None = None) -> Any:
-        return keras.Sequential([keras.Input(shape, dtype=dtype), *of])
-
     def classes() -> Any:
         return layers.Dense(4, activation="softmax")
 
     def dense(activation: str | None, units: int = 8) -> Any:
         return layers.Dense(units, activation=activation)
 
-    flatten, average = layers.Flatten, layers.GlobalAveragePooling2D
-    yield "dense, no hidden layer", chain(16, of=[classes()])
-    yield "dense, relu", chain(16, of=[dense("relu"), classes()])
-    yield "dense, tanh, sigmoid", chain(16, of=[dense("tanh"), dense("sigmoid"), classes()])
-    yield "dense, three hidden", chain(16, of=[*(dense("relu") for _ in range(3)), classes()])
-    yield "dense, silu, regression", chain(16, of=[dense("silu"), layers.Dense(3)])
-    leaky = [dense(None), layers.LeakyReLU(negative_slope=0.2), dense("elu"), classes()]
-    yield "dense, leaky relu, elu", chain(16, of=leaky)
-    yield (
-        "dense, batch normalization",
-        chain(16, of=[dense(None), layers.BatchNormalization(), layers.ReLU(), classes()]),
-    )
-    yield (
-        "dense, layer normalization",
-        chain(16, of=[dense(None), layers.LayerNormalization(), classes()]),
-    )
-    rescaled = [layers.Rescaling(1 / 255), flatten(), layers.Dropout(0.3), dense("relu"), classes()]
-    yield "rescaling, dropout", chain(8, 8, 1, of=rescaled)
-
     def conv(filters: int = 4, **options: Any) -> Any:
         return layers.Conv2D(filters, 3, **options)
 
-    pooled = [conv(activation="relu"), layers.MaxPooling2D(), flatten(), classes()]
-    yield "convolution, max pooling", chain(8, 8, 1, of=pooled)
-    strided = conv(strides=2, padding="same", activation="relu")
-    yield (
-        "convolution, stride, average pooling",
-        chain(8, 8, 2, of=[strided, layers.AveragePooling2D(2), flatten(), classes()]),
-    )
-    normalized = [conv(), layers.BatchNormalization(), layers.ReLU(), average(), classes()]
-    yield "convolution, batch normalization", chain(8, 8, 1, of=normalized)
-    depthwise = [layers.DepthwiseConv2D(3, activation="relu"), conv(activation="relu")]
-    yield (
-        "depthwise convolution",
-        chain(8, 8, 2, of=[*depthwise, layers.GlobalMaxPooling2D(), classes()]),
-    )
-    separable = layers.SeparableConv2D(4, 3, activation="relu")
-    yield "separable convolution", chain(8, 8, 2, of=[separable, flatten(), classes()])
-    transposed = layers.Conv2DTranspose(3, 3, strides=2, activation="relu")
-    yield "transposed convolution", chain(4, 4, 2, of=[transposed, flatten(), classes()])
-    in_time = layers.Conv1D(5, 3, activation="relu")
-    yield "convolution in time", chain(12, 3, of=[in_time, layers.GlobalMaxPooling1D(), classes()])
-    yield "embedding", chain(6, of=[layers.Embedding(20, 5), flatten(), classes()], dtype="int32")
-    yield "LSTM", chain(5, 3, of=[layers.LSTM(6), classes()])
-    yield "GRU", chain(5, 3, of=[layers.GRU(6), classes()])
-    yield "simple recurrent", chain(5, 3, of=[layers.SimpleRNN(6), classes()])
+    chains = {**_dense(layers, dense), **_image(layers, dense, conv), **_sequence(layers)}
+    for name, (shape, *of) in chains.items():
+        dtype = "int32" if name == "embedding" else None
+        last = [] if name.endswith("regression") else [classes()]
+        yield name, keras.Sequential([keras.Input(shape, dtype=dtype), *of, *last])
     yield from _graphs(keras, classes, dense, conv)
+
+
+def _dense(layers: Any, dense: Any) -> dict[str, list[Any]]:
+    """List chains of dense layers: by name, the input's shape and the layers before the classes."""
+    normalized = (dense(None), layers.BatchNormalization(), layers.ReLU())
+    return {
+        "dense, no hidden layer": [(16,)],
+        "dense, relu": [(16,), dense("relu")],
+        "dense, tanh, sigmoid": [(16,), dense("tanh"), dense("sigmoid")],
+        "dense, three hidden": [(16,), *(dense("relu") for _ in range(3))],
+        "dense, silu, regression": [(16,), dense("silu"), dense(None, 3)],
+        "dense, leaky relu, elu": [
+            *((16,), dense(None), layers.LeakyReLU(negative_slope=0.2), dense("elu"))
+        ],
+        "dense, batch normalization": [(16,), *normalized],
+        "dense, layer normalization": [(16,), dense(None), layers.LayerNormalization()],
+    }
+
+
+def _image(layers: Any, dense: Any, conv: Any) -> dict[str, list[Any]]:
+    """List chains that take images, as `_dense` does."""
+    flatten, relu = layers.Flatten, {"activation": "relu"}
+    strided, pool = conv(strides=2, padding="same", **relu), layers.AveragePooling2D(2)
+    normalized = (conv(), layers.BatchNormalization(), layers.ReLU())
+    depthwise = (layers.DepthwiseConv2D(3, **relu), conv(**relu), layers.GlobalMaxPooling2D())
+    transposed = layers.Conv2DTranspose(3, 3, strides=2, **relu)
+    rescaled = (layers.Rescaling(1 / 255), flatten(), layers.Dropout(0.3), dense("relu"))
+    return {
+        "rescaling, dropout": [(8, 8, 1), *rescaled],
+        "convolution, max pooling": [(8, 8, 1), conv(**relu), layers.MaxPooling2D(), flatten()],
+        "convolution, stride, average pooling": [(8, 8, 2), strided, pool, flatten()],
+        "convolution, batch normalization": [
+            *((8, 8, 1), *normalized, layers.GlobalAveragePooling2D())
+        ],
+        "depthwise convolution": [(8, 8, 2), *depthwise],
+        "separable convolution": [(8, 8, 2), layers.SeparableConv2D(4, 3, **relu), flatten()],
+        "transposed convolution": [(4, 4, 2), transposed, flatten()],
+    }
+
+
+def _sequence(layers: Any) -> dict[str, list[Any]]:
+    """List chains that take sequences, as `_dense` does."""
+    in_time = (layers.Conv1D(5, 3, activation="relu"), layers.GlobalMaxPooling1D())
+    return {
+        "convolution in time": [(12, 3), *in_time],
+        "embedding": [(6,), layers.Embedding(20, 5), layers.Flatten()],
+        "LSTM": [(5, 3), layers.LSTM(6)],
+        "GRU": [(5, 3), layers.GRU(6)],
+        "simple recurrent": [(5, 3), layers.SimpleRNN(6)],
+    }
 
 
 def _graphs(keras: Any, classes: Any, dense: Any, conv: Any) -> Iterator[tuple[str, Any]]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from fashion_mlp.export.graph import plain_graph, uint8_graph
 from fashion_mlp.proof.evidence import gather
-from fashion_mlp.proof.levels import Candidate, prove
-from stages.export import check_converter, prove_uint8
+from fashion_mlp.proof.levels import UINT8, prove
+from fashion_mlp.proof.runtime import Candidate
+from stages.export import check_converter
 
 if TYPE_CHECKING:
     from fashion_mlp.network.model import Layer
@@ -85,9 +86,9 @@ def refusals(count: int, seed: int) -> Iterator[str | None]:
             evidence, _ = gather(network, images, [7])
             plain = plain_graph(layers, *FORM)
             uint8, proven = uint8_graph(plain), Candidate(plain, plain)
-            prove(proven, evidence, lambda line: None)
+            prove(proven, evidence)
             check_converter(network, plain, images["test"])
-            prove_uint8(Candidate(uint8, uint8), proven, evidence)
+            prove(Candidate(uint8, uint8, proven), evidence, levels=UINT8)
         except ValueError as error:
             yield f"{kinds}: {error}"
         else:

@@ -210,44 +210,27 @@ def of_form(model: onnx.ModelProto) -> list[Mutation]:
     ]
 
 
-def mutations(
-    model: onnx.ModelProto, image_shape: tuple[int, int], others: Iterator[Sequence[np.ndarray]]
-) -> list[Mutation]:
-    """List all ways to break a file with dense layers, from `plain_graph` or `uint8_graph`.
+def scaled(name: str, factor: float) -> Mutate:
+    """Make a mutation that multiplies one tensor."""
+    return weights(lambda it, rng: it.update({name: it[name] * np.float32(factor)}))
 
-    Args:
-        model: with any number of layers, and metadata.
-        image_shape: height and width.
-        others: weights of other seeds, in the order of the initializers.
-    """
-    names = [tensor.name for tensor in model.graph.initializer]
-    layers = range(1, sum(name.endswith("_kernel") for name in names) + 1)
-    pixels = np.arange(np.prod(image_shape)).reshape(image_shape)
-    other_order = {"transposed": pixels.T, "upside down": pixels[::-1], "mirrored": pixels[:, ::-1]}
-    zero = np.float32(0)
 
-    def scaled(name: str, factor: float) -> Mutate:
-        return weights(lambda arrays, rng: arrays.update({name: arrays[name] * np.float32(factor)}))
+def reordered(places: np.ndarray) -> Mutate:
+    """Make a mutation that takes the pixels in another order."""
+    name = "dense_1_kernel"
+    return weights(lambda it, rng: it.update({name: it[name][places.ravel()]}))
 
-    def reordered(places: np.ndarray) -> Mutate:
-        return weights(
-            lambda arrays, rng: arrays.update(dense_1_kernel=arrays["dense_1_kernel"][places])
-        )
 
-    def rounded(arrays: Weights, rng: np.random.Generator) -> None:
-        arrays.update(
-            {name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()}
-        )
+def rounded(arrays: Weights, rng: np.random.Generator) -> None:
+    """Round all weights to float16."""
+    arrays.update({name: it.astype(np.float16).astype(np.float32) for name, it in arrays.items()})
 
-    def stale(arrays: Weights, rng: np.random.Generator) -> None:
-        arrays.update(zip(arrays, next(others), strict=False))  # max_pixel may follow
 
-    found = [
-        Mutation("one weight's sign", 250, one_value(lambda value, rng: -value)),
-        Mutation("one weight zeroed", 150, one_value(lambda value, rng: zero)),
-        Mutation("one weight moved by one ulp", 250, one_value(one_ulp)),
-        Mutation("one bit of one weight", 150, one_value(one_bit)),
-    ]
+def of_layers(model: onnx.ModelProto) -> list[Mutation]:
+    """List the ways to break one layer, for each of them."""
+    kernels = [it.name for it in model.graph.initializer if it.name.endswith("_kernel")]
+    layers = range(1, len(kernels) + 1)
+    found = []
     for layer in layers:
         bias = f"dense_{layer}_bias"
         found += [
@@ -265,11 +248,30 @@ def mutations(
             Mutation(f"{name} -> Elu", 1, replace_operator(output, "Elu", alpha=1.0)),
             Mutation(f"{name} left out", 1, drop_node(output)),
         ]
-    for name, places in other_order.items():
-        found.append(Mutation(f"image {name}", 1, reordered(places.ravel())))
+    return found
+
+
+def mutations(
+    model: onnx.ModelProto, image_shape: tuple[int, int], others: Iterator[Sequence[np.ndarray]]
+) -> list[Mutation]:
+    """List all ways to break a file with dense layers, from `plain_graph` or `uint8_graph`.
+
+    Args:
+        model: with any number of layers, and metadata.
+        image_shape: height and width.
+        others: weights of other seeds, in the order of the initializers.
+    """
+    pixels = np.arange(np.prod(image_shape)).reshape(image_shape)
     image = model.graph.node[node_of(model, "dense_1_matmul")].input[0]
     factors = {name: np.array(value, np.float32) for name, value in FACTORS.items()}
+
+    def stale(arrays: Weights, rng: np.random.Generator) -> None:
+        arrays.update(zip(arrays, next(others), strict=False))  # max_pixel may follow
+
     singles: dict[str, Mutate] = {
+        "image transposed": reordered(pixels.T),
+        "image upside down": reordered(pixels[::-1]),
+        "image mirrored": reordered(pixels[:, ::-1]),
         "/256 as an operator": insert(image, ("Mul", "f256"), f256=factors["f256"]),
         "/256 in the kernel": scaled("dense_1_kernel", 255 / 256),
         "/255 twice": insert(image, ("Mul", "f255"), f255=factors["f255"]),
@@ -280,9 +282,16 @@ def mutations(
         "MatMul + Add -> Gemm, same function": gemm,
         "class 0 where every pixel is lit": trojan,
     }
-    found.append(Mutation("a stale model, of another seed", STALE, weights(stale)))
-    found += [Mutation(name, 1, mutate) for name, mutate in singles.items()]
-    return found + of_form(model)
+    return [
+        Mutation("one weight's sign", 250, one_value(lambda value, rng: -value)),
+        Mutation("one weight zeroed", 150, one_value(lambda value, rng: np.float32(0))),
+        Mutation("one weight moved by one ulp", 250, one_value(one_ulp)),
+        Mutation("one bit of one weight", 150, one_value(one_bit)),
+        *of_layers(model),
+        Mutation("a stale model, of another seed", STALE, weights(stale)),
+        *(Mutation(name, 1, mutate) for name, mutate in singles.items()),
+        *of_form(model),
+    ]
 
 
 def division(model: onnx.ModelProto, rng: np.random.Generator) -> None:

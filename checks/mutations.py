@@ -14,7 +14,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,27 +25,18 @@ from checks.common import machine, table
 from checks.healthy import refusals
 from checks.mutants import FEW, STALE, Mutation, division, exact_kinds, mutations
 from fashion_mlp.data.arrays import MAX_PIXEL, Split, load_split
-from fashion_mlp.export.exact import exact_graph
-from fashion_mlp.export.graph import plain_graph, uint8_graph
-from fashion_mlp.export.metadata import metadata
-from fashion_mlp.export.quantize import quantize
+from fashion_mlp.export.graph import plain_graph
 from fashion_mlp.network import engine
 from fashion_mlp.paths import MODEL
 from fashion_mlp.proof.evidence import Evidence, gather
-from fashion_mlp.proof.exact import check_bits, check_constants
-from fashion_mlp.proof.integers import prove_exact_sums
-from fashion_mlp.proof.levels import (
-    LEVELS,
-    Candidate,
-    check_structure,
-    check_weights,
-    onnxruntime_predict,
-    prove,
-)
+from fashion_mlp.proof.exact import EXACT
+from fashion_mlp.proof.findings import HELD, hold
+from fashion_mlp.proof.levels import PLAIN, UINT8, Levels, prove
 from fashion_mlp.proof.reference import bounds
+from fashion_mlp.proof.runtime import Candidate, onnxruntime_predict
 from pipeline.console import progress
 from pipeline.params import Params, load_params
-from stages.export import as_bytes, check_same_bits, described
+from stages.export import described, make_graphs
 
 SEED = 20261124
 HEALTHY_EPOCHS = 3
@@ -54,44 +46,30 @@ TEST_IMAGES = 2000  # of the test set: each mutant answers them
 
 
 class Form(NamedTuple):
-    """A file that ships, what its proof consists of, and how it is broken."""
+    """A file that ships, what stage export holds it to, and how it is broken."""
 
     name: str
     model: onnx.ModelProto
-    levels: Mapping[str, Callable[[Candidate, Evidence], object]]
+    levels: Levels
     kinds: Sequence[Mutation]
-    takes_bytes: bool
+    proven: Candidate | None = None  # whose bits it must give
     usual: bool = True  # whether the usual check makes sense: the exact file is another function
 
 
 def plain_form(model: onnx.ModelProto, kinds: Sequence[Mutation]) -> Form:
     """Describe the float32 file."""
-    return Form("float32", model, LEVELS, kinds, takes_bytes=False)
+    return Form("float32", model, PLAIN, kinds)
 
 
 def uint8_form(model: onnx.ModelProto, kinds: Sequence[Mutation], plain: onnx.ModelProto) -> Form:
     """Describe the file that takes bytes; `plain` is the proven one."""
-    proven = Candidate(plain, plain)
-    levels = {
-        "structure": check_structure,
-        "weights": check_weights,
-        "same bits": lambda it, evidence: check_same_bits(it, proven, evidence),
-    }
     own = [Mutation("/255 as a product with 1/255", 1, division)]
-    return Form("uint8", model, levels, [*kinds, *own], takes_bytes=True)
+    return Form("uint8", model, UINT8, [*kinds, *own], Candidate(plain, plain))
 
 
 def exact_form(model: onnx.ModelProto) -> Form:
     """Describe the file whose sums can't round."""
-    levels = {
-        "structure": check_structure,
-        "constants": lambda it, evidence: check_constants(it),
-        "no sum rounds": lambda it, evidence: prove_exact_sums(it.model),
-        "same bits": lambda it, evidence: check_bits(
-            it, evidence, {name: as_bytes(one, name) for name, one in evidence.images.items()}
-        ),
-    }
-    return Form("exact", model, levels, exact_kinds(model), takes_bytes=True, usual=False)
+    return Form("exact", model, EXACT, exact_kinds(model), usual=False)
 
 
 def usual_check(
@@ -100,8 +78,8 @@ def usual_check(
     """Tell whether the check that tutorials show notices: random rows, rtol 1e-3, atol 1e-5."""
     images = rng.random((USUAL_ROWS, len(evidence.layers[0].kernel)), dtype=np.float32)
     pixels = (images * MAX_PIXEL).astype(np.uint8)
-    given = pixels if form.takes_bytes else images
-    known = pixels / MAX_PIXEL if form.takes_bytes else images
+    given = pixels if form.proven else images
+    known = pixels / MAX_PIXEL if form.proven else images
     expected = bounds(evidence.layers, known).probabilities
     try:
         np.testing.assert_allclose(
@@ -114,13 +92,9 @@ def usual_check(
 
 def noticed(model: onnx.ModelProto, form: Form, evidence: Evidence) -> list[str]:
     """Name the levels that refuse a model which should be the form's."""
-    names, candidate = [], Candidate(model, form.model)
-    for name, level in form.levels.items():
-        try:
-            level(candidate, evidence)
-        except ValueError:
-            names.append(name)
-    return names
+    candidate = Candidate(model, form.model, form.proven)
+    found = hold(form.levels, candidate, evidence)
+    return [name for name, finding in found if finding.result != HELD]
 
 
 def run_mutations(form: Form, evidence: Evidence) -> tuple[str, list[str]]:
@@ -181,7 +155,7 @@ def train_others(
             try:
                 evidence, _ = gather(network, images, [7, 1000])
                 model = plain_graph(layers, params.export.opset, params.export.ir_version)
-                prove(Candidate(model, model), evidence, lambda line: None)
+                prove(Candidate(model, model), evidence)
             except ValueError as error:
                 alarms.append(f"seed {seed}: {error}")
             keras.backend.clear_session()
@@ -206,24 +180,10 @@ def odd_networks() -> list[str]:
 
 def forms(params: Params, evidence: Evidence, others: Sequence[Sequence[np.ndarray]]) -> list[Form]:
     """Make the files that ship, metadata included, with the ways to break them."""
-    form = (params.export.opset, params.export.ir_version)
-    accuracy = {params.measured: 0.0}
-    known = metadata(
-        params.dataset,
-        params.fetch.files,
-        params.preprocess.validation_images,
-        params.train,
-        accuracy,
-    )
-    bare = plain_graph(evidence.layers, *form)
-    plain, uint8, exact = (
-        onnx.load_from_string(described(model, known, model is bare))
-        for model in (
-            bare,
-            uint8_graph(bare),
-            exact_graph(quantize(evidence.layers, params.dataset.image_shape), *form),
-        )
-    )
+    graphs = make_graphs(evidence, params)
+    own: dict[Path, dict[str, str]] = {path: {} for path in graphs}
+    files = described(graphs, params, own).values()
+    plain, uint8, exact = map(onnx.load_from_string, files)
     shape = params.dataset.image_shape
     few = [
         kind._replace(models=min(kind.models, FEW))

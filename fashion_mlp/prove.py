@@ -17,21 +17,19 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fashion_mlp.network import engine
+from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN, Finding
 from pipeline.console import run
 
-if TYPE_CHECKING:
-    from fashion_mlp.proof.findings import Finding
-
 VERDICTS = {
-    "held": ("equal", 0),
-    "held up to a limit": ("equal, up to the limit stated", 0),
-    "differs": ("different", 1),
-    "not possible": ("not decided", 2),
+    HELD: ("equal", 0),
+    LIMITED: ("equal, up to the limit stated", 0),
+    DIFFERS: ("different", 1),
+    OPEN: ("not decided", 2),
 }
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from fashion_mlp.data.arrays import BATCH_SIZE, MAX_PIXEL, load_split
+from fashion_mlp.data.arrays import BATCH_SIZE, load_split
 from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.graph import converted, plain_graph, uint8_graph
 from fashion_mlp.export.metadata import describe, labels, metadata
@@ -39,16 +39,10 @@ from fashion_mlp.formats import DIGITS, write_csv, write_json
 from fashion_mlp.network import engine
 from fashion_mlp.paths import MODEL
 from fashion_mlp.proof.box import largest_difference, worst_found
-from fashion_mlp.proof.evidence import Evidence, gather, uncertified
-from fashion_mlp.proof.exact import prove_exact
-from fashion_mlp.proof.levels import (
-    Candidate,
-    check_same_rows,
-    check_structure,
-    check_weights,
-    onnxruntime_predict,
-    prove,
-)
+from fashion_mlp.proof.evidence import Evidence, gather
+from fashion_mlp.proof.exact import EXACT, measure
+from fashion_mlp.proof.levels import UINT8, check_same, prove
+from fashion_mlp.proof.runtime import Candidate, onnxruntime_predict
 from pipeline.console import progress, run
 from pipeline.files import replacing
 from pipeline.params import Params, load_params
@@ -86,80 +80,29 @@ def check_converter(network: keras.Model, model: onnx.ModelProto, images: np.nda
     expected, got = (
         onnxruntime_predict(one)(images, BATCH_SIZE) for one in (converted(network, opset), model)
     )
-    check_same_rows("beside tf2onnx's answers, test image", expected, got)
-
-
-def prove_uint8(uint8: Candidate, plain: Candidate, evidence: Evidence) -> int:
-    """Prove the model that takes bytes: structure, weights, and the proven model's very bits.
-
-    Args:
-        uint8: to be proven.
-        plain: the proven model, which takes float32.
-        evidence: from `gather`.
-
-    Returns:
-        The number of images compared: all of them.
-
-    Raises:
-        ValueError: the first difference.
-    """
-    check_structure(uint8, evidence)
-    check_weights(uint8, evidence)
-    check_same_bits(uint8, plain, evidence)
-    return sum(map(len, evidence.images.values()))
-
-
-def check_same_bits(uint8: Candidate, plain: Candidate, evidence: Evidence) -> None:
-    """Check that bytes give the very bits that the proven model gives for the same images.
-
-    Raises:
-        ValueError: the first difference.
-    """
-    for split, array in evidence.images.items():
-        images = as_bytes(array, split)
-        last = split == evidence.batch_split
-        for batch_size in {BATCH_SIZE, *(evidence.batch_sizes if last else ())}:
-            expected = plain.answers(evidence.images, split, batch_size)
-            got = uint8.predict(images, batch_size)
-            what = f"uint8 model, batch size {batch_size}, {split} image"
-            check_same_rows(what, expected, got)
-
-
-def as_bytes(array: np.ndarray, split: str) -> np.ndarray:
-    """Undo the preprocessing: float32 (n, pixels) in 0…1 to uint8.
-
-    Raises:
-        ValueError: not bytes divided by 255.
-    """
-    images = np.empty(array.shape, np.uint8)
-    for first in range(0, len(array), BATCH_SIZE):
-        prepared = np.asarray(array[first : first + BATCH_SIZE])
-        images[first : first + BATCH_SIZE] = np.rint(prepared * MAX_PIXEL)
-        if (images[first : first + BATCH_SIZE] / MAX_PIXEL).tobytes() != prepared.tobytes():
-            raise ValueError(
-                f"{split} images {first}…: not bytes divided by 255; "
-                f"run `dvc repro --force preprocess`"
-            )
-    return images
+    check_same("beside tf2onnx's answers, test images", expected, got)
 
 
 def uncertified_rows(
     evidence: Evidence, exact: Mapping[tuple[str, int], int], names: Sequence[str]
 ) -> list[tuple[Any, ...]]:
-    """List the images whose class is open, the smallest gap first.
+    """List the images whose class the bound leaves open, or exact gives otherwise; by their gap.
 
     Args:
         evidence: from `gather`.
         exact: the class that the exact model names where it is another: by split and number.
         names: of the classes.
     """
-    rows = sorted(
-        uncertified(evidence, exact), key=lambda row: (round(row[4], DIGITS), row[0], row[1])
-    )
-    return [
-        (split, number, names[best], names[after], gap, names[exact.get((split, number), best)])
-        for split, number, best, after, gap in rows
-    ]
+    rows = []
+    for split, allowed in evidence.bounds.items():
+        other = [number for name, number in exact if name == split]
+        for number in map(int, {*other, *np.flatnonzero(~allowed.certified())}):
+            order = np.argsort(-allowed.probabilities[number], kind="stable")
+            best, after = map(int, order[:2])
+            gap = float(allowed.probabilities[number, best] - allowed.probabilities[number, after])
+            named = exact.get((split, number), best)
+            rows.append((split, number, names[best], names[after], gap, names[named]))
+    return sorted(rows, key=lambda row: (round(row[4], DIGITS), row[0], row[1]))
 
 
 def write_test_data(folder: Path, images: np.ndarray, probabilities: np.ndarray) -> None:
@@ -181,12 +124,6 @@ def write_test_data(folder: Path, images: np.ndarray, probabilities: np.ndarray)
             temporary.write_bytes(tensor.SerializeToString())
 
 
-def described(model: onnx.ModelProto, known: Mapping[str, Any], scaled: bool) -> bytes:
-    """Write metadata into a model; return the bytes of its file, the same for the same model."""
-    describe(model, known, scaled)
-    return model.SerializeToString(deterministic=True)
-
-
 def bound_for_all(evidence: Evidence) -> float:
     """Bound how far apart two float32 runtimes can be on any image; say what a search found."""
     furthest = largest_difference(evidence.layers)
@@ -201,26 +138,56 @@ def bound_for_all(evidence: Evidence) -> float:
     return furthest
 
 
-def write_graphs(
-    evidence: Evidence, params: Params, known: Mapping[str, Any], furthest: float
-) -> tuple[dict[Path, onnx.ModelProto], dict[Path, bytes]]:
-    """Make the models: the graph that each file must hold, and its bytes, metadata included."""
+def make_graphs(evidence: Evidence, params: Params) -> dict[Path, onnx.ModelProto]:
+    """Make the graph that each file must hold."""
     form = (params.export.opset, params.export.ir_version)
     integers = quantize(evidence.layers, params.dataset.image_shape)
     say(f"exact: a logit is within {largest_error(evidence.layers, integers):.2g} on any image")
     plain = plain_graph(evidence.layers, *form)
-    expected = {
-        ONNX: plain,
-        ONNX_UINT8: uint8_graph(plain),
-        ONNX_EXACT: exact_graph(integers, *form),
-    }
-    rounding = {**known, "largest_runtime_difference": str(furthest)}
-    files = {
-        ONNX: described(plain, rounding, scaled=True),
-        ONNX_UINT8: described(expected[ONNX_UINT8], rounding, scaled=False),
-        ONNX_EXACT: described(expected[ONNX_EXACT], known, scaled=False),
-    }
-    return expected, files
+    uint8, exact = uint8_graph(plain), exact_graph(integers, *form)
+    return {ONNX: plain, ONNX_UINT8: uint8, ONNX_EXACT: exact}
+
+
+def own_metadata(
+    graphs: Mapping[Path, onnx.ModelProto],
+    evidence: Evidence,
+    split: str,
+    numbers: np.ndarray,
+    furthest: float,
+) -> dict[Path, dict[str, str]]:
+    """Say what is measured on each file: the float32 and the uint8 file are proven to be Keras.
+
+    Args:
+        graphs: from `make_graphs`.
+        evidence: from `gather`.
+        split: whose images the accuracy is measured on.
+        numbers: of their classes, (n,).
+        furthest: from `bound_for_all`.
+    """
+    exact = onnxruntime_predict(graphs[ONNX_EXACT])(evidence.pixels[split], BATCH_SIZE)
+    keras_accuracy, exact_accuracy = (
+        {f"{split}_accuracy": f"{(answers.argmax(axis=1) == numbers).mean():.{DIGITS}f}"}
+        for answers in (evidence.keras[split], exact)
+    )
+    plain = {"largest_runtime_difference": str(furthest), **keras_accuracy}
+    return {ONNX: plain, ONNX_UINT8: plain, ONNX_EXACT: exact_accuracy}
+
+
+def described(
+    graphs: Mapping[Path, onnx.ModelProto], params: Params, own: Mapping[Path, dict[str, str]]
+) -> dict[Path, bytes]:
+    """Write metadata into the graphs; give the files' bytes, the same for the same graphs.
+
+    Args:
+        graphs: from `make_graphs`, changed in place.
+        params: all of them.
+        own: metadata of each file's own.
+    """
+    held_out = params.preprocess.validation_images
+    known = metadata(params.dataset, params.fetch.files, held_out, params.train)
+    for path, graph in graphs.items():
+        describe(graph, known | own[path], scaled=path == ONNX)
+    return {path: it.SerializeToString(deterministic=True) for path, it in graphs.items()}
 
 
 def prove_files(
@@ -241,12 +208,30 @@ def prove_files(
         Candidate(onnx.load_from_string(files[path]), expected[path])
         for path in (ONNX, ONNX_UINT8, ONNX_EXACT)
     )
+    uint8.proven = plain
     metrics = prove(plain, evidence, say)
-    pixels = {split: as_bytes(array, split) for split, array in evidence.images.items()}
-    metrics["uint8_bit_identical"] = prove_uint8(uint8, plain, evidence)
-    say(f"uint8: bytes in, the same bits out on {metrics['uint8_bit_identical']:,} images")
-    exact_metrics, other = prove_exact(exact, evidence, pixels, say)
-    return metrics | exact_metrics, other
+    metrics |= prove(uint8, evidence, say, UINT8, "uint8")
+    sums = prove(exact, evidence, say, EXACT, "exact")
+    measured, other = measure(exact, evidence, say)
+    return metrics | measured | sums, other
+
+
+def write(
+    files: Mapping[Path, bytes],
+    metrics: Mapping[str, Any],
+    evidence: Evidence,
+    open_rows: Sequence[tuple[Any, ...]],
+) -> None:
+    """Write the files that were proven, and what was compared."""
+    probabilities = evidence.bounds["test"].probabilities
+    write_test_data(TEST_DATA, evidence.images["test"], probabilities)
+    for path, content in files.items():
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    header = ["split", "image", "class", "next_class", "probability_gap", "exact_class"]
+    write_csv(UNCERTIFIED, header, open_rows)
+    write_csv(PROOF, ["check", "value"], metrics.items())
+    write_json(METRICS, {key: metrics[key] for key in HEADLINES})
 
 
 def main() -> None:
@@ -258,28 +243,21 @@ def main() -> None:
 
     from fashion_mlp.network.model import load_network
 
-    network, measured = load_network(MODEL, sizes), params.measured
-    total = sum(map(len, images.values())) + len(params.export.batch_sizes) * len(images["test"])
+    network, split = load_network(MODEL, sizes), params.measured
+    other_sizes = {*params.export.batch_sizes} - {BATCH_SIZE}
+    total = sum(map(len, images.values())) + len(other_sizes) * len(images["test"])
     with progress("export", total, "images") as bar:
         evidence, distance = gather(network, images, params.export.batch_sizes, bar.update)
     say(distance)
-    furthest = bound_for_all(evidence)
-    accuracy = {measured: evidence.accuracy(measured, splits[measured].labels.argmax(axis=1))}
-    held_out = params.preprocess.validation_images
-    known = metadata(params.dataset, params.fetch.files, held_out, params.train, accuracy)
-    expected, files = write_graphs(evidence, params, known, furthest)
-    check_converter(network, expected[ONNX], images["test"])
-    metrics, other = prove_files(files, expected, evidence)
+    furthest, graphs = bound_for_all(evidence), make_graphs(evidence, params)
+    numbers = splits[split].labels.argmax(axis=1)
+    own = own_metadata(graphs, evidence, split, numbers, furthest)
+    files = described(graphs, params, own)
+    check_converter(network, graphs[ONNX], images["test"])
+    metrics, other = prove_files(files, graphs, evidence)
     metrics["largest_runtime_difference"] = furthest
-    write_test_data(TEST_DATA, images["test"], evidence.bounds["test"].probabilities)
-    header = ["split", "image", "class", "next_class", "probability_gap", "exact_class"]
-    write_csv(UNCERTIFIED, header, uncertified_rows(evidence, other, params.dataset.names()))
+    write(files, metrics, evidence, uncertified_rows(evidence, other, params.dataset.names()))
     write_json(LABELS, labels(params.dataset))
-    for path, content in files.items():
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    write_csv(PROOF, ["check", "value"], metrics.items())
-    write_json(METRICS, {key: metrics[key] for key in HEADLINES})
     say(
         f"{ONNX}, {len(files[ONNX]):,} bytes, equal to Keras on "
         f"{metrics['argmax_agreement']:,} of {metrics['images']:,} images"

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import fastest, measure, results, training
+from benchmarks import measure, results, training
+from benchmarks.baselines import one_epoch
 from benchmarks.measure import Row, Table
 from pipeline.params import Train
 from tests.conftest import ROOT
@@ -28,13 +29,13 @@ def test_ratio_is_taken_within_a_round() -> None:
 
 def test_fastest_trains_as_the_preset_of_that_name() -> None:
     preset = yaml.safe_load((ROOT / "presets/fastest.yaml").read_text(encoding="utf-8"))
-    config = {"learning_rate": fastest.RATE, "momentum": fastest.MOMENTUM}
+    config = {"learning_rate": one_epoch.RATE, "momentum": one_epoch.MOMENTUM}
     assert preset["train"] == {
         "epochs": 1, "optimizer": {"class_name": "SGD", "config": config},
         "learning_rate_schedule": "cosine", "standardize": True,
     }  # fmt: skip
     paper = Train()
-    assert (paper.batch_size, paper.hidden_units) == (fastest.BATCH, [fastest.HIDDEN])
+    assert (paper.batch_size, paper.hidden_units) == (one_epoch.BATCH, [one_epoch.HIDDEN])
 
 
 def test_rounds_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,16 +10,17 @@ import pytest
 from onnx import helper, numpy_helper
 
 from checks.healthy import refusals
-from checks.mutants import mutations
+from checks.mutants import division, mutations
 from checks.mutations import Form, exact_form, noticed, plain_form, uint8_form
 from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.graph import plain_graph, uint8_graph
 from fashion_mlp.export.quantize import quantize
 from fashion_mlp.network import engine
 from fashion_mlp.proof import levels
-from fashion_mlp.proof.evidence import Evidence, gather, uncertified
-from fashion_mlp.proof.levels import LEVELS, Candidate, prove
+from fashion_mlp.proof.evidence import Evidence, as_bytes, gather
+from fashion_mlp.proof.levels import PLAIN, UINT8, prove
 from fashion_mlp.proof.reference import FLOAT32
+from fashion_mlp.proof.runtime import Candidate, onnxruntime_predict
 from stages import export
 from tests.oracle import DEPTHS, make_images, make_layers, network_of
 
@@ -45,10 +46,6 @@ def model(evidence: Evidence) -> onnx.ModelProto:
     return plain_graph(evidence.layers, *FORM)
 
 
-def quiet(line: str) -> None:
-    """Say nothing of levels that held."""
-
-
 @pytest.mark.parametrize("hidden_units", DEPTHS, ids=str)
 def test_prove_counts_what_held(hidden_units: list[int]) -> None:
     engine.start()
@@ -56,9 +53,10 @@ def test_prove_counts_what_held(hidden_units: list[int]) -> None:
     model = plain_graph(evidence.layers, *FORM)
     said: list[str] = []
     metrics = prove(Candidate(model, model), evidence, said.append)
-    assert [line.split(":")[0] for line in said] == list(LEVELS)
+    assert [line.split(":")[0] for line in said] == list(PLAIN)
     certified = metrics.pop("argmax_certified")
-    assert metrics.pop("argmax_listed") == 360 - certified == len(uncertified(evidence))
+    listed = export.uncertified_rows(evidence, {}, "abc")
+    assert metrics.pop("argmax_listed") == 360 - certified == len(listed)
     assert certified > 300
     assert metrics == {
         "operators": 3 * len(evidence.layers),
@@ -81,11 +79,9 @@ def other_weights() -> Iterator[list[np.ndarray]]:
 
 def shipped(name: str, model: onnx.ModelProto, evidence: Evidence) -> Form:
     """Make a file that ships, with some metadata."""
-    quantized = quantize(evidence.layers, SHAPE)
-    file = {"float32": model, "uint8": uint8_graph(model), "exact": exact_graph(quantized, *FORM)}[
-        name
-    ]
-    file = copy.deepcopy(file)
+    exact = exact_graph(quantize(evidence.layers, SHAPE), *FORM)
+    forms = {"float32": model, "uint8": uint8_graph(model), "exact": exact}
+    file = copy.deepcopy(forms[name])
     file.doc_string = "a classifier"
     helper.set_model_props(file, {"test_accuracy": "0.870000", "license": "MIT"})
     if name == "exact":
@@ -132,10 +128,11 @@ def test_healthy_networks_are_not_refused(bias: Any, units: list[int]) -> None:
     images = {"test": make_images(40, PIXELS)}
     network, model = network_of(layers), plain_graph(layers, *FORM)
     evidence, _ = gather(network, images, [7])
-    prove(Candidate(model, model), evidence, quiet)
+    plain, uint8 = Candidate(model, model), uint8_graph(model)
+    prove(plain, evidence)
     export.check_converter(network, model, images["test"])
-    uint8 = uint8_graph(model)
-    assert export.prove_uint8(Candidate(uint8, uint8), Candidate(model, model), evidence) == 40
+    found = prove(Candidate(uint8, uint8, plain), evidence, levels=UINT8)
+    assert found == {"uint8_bit_identical": 40}
 
 
 def test_prove_names_level_tensor_and_place(model: onnx.ModelProto, evidence: Evidence) -> None:
@@ -145,7 +142,7 @@ def test_prove_names_level_tensor_and_place(model: onnx.ModelProto, evidence: Ev
     mutant.graph.initializer[2].raw_data = array.tobytes()
     says = r"level weights: initializer dense_2_kernel: 1 of .* first at \(5, 1\)"
     with pytest.raises(ValueError, match=says):
-        prove(Candidate(mutant, model), evidence, quiet)
+        prove(Candidate(mutant, model), evidence)
 
 
 def test_check_bounds_counts_nan_as_a_miss(model: onnx.ModelProto, evidence: Evidence) -> None:
@@ -184,53 +181,38 @@ def test_nan_stays_nan_in_onnxruntime_and_in_keras_layer_by_layer(
 ) -> None:
     """Not in Keras' predict, where layers are fused: docs/proof.md."""
     image = np.full((1, PIXELS), np.nan, np.float32)
-    assert np.isnan(levels.onnxruntime_predict(model)(image, 1)).all()
+    assert np.isnan(onnxruntime_predict(model)(image, 1)).all()
     assert np.isnan(np.asarray(network_of(evidence.layers)(image, training=False))).all()
 
 
 def test_check_converter_refuses_other_answers(model: onnx.ModelProto, evidence: Evidence) -> None:
     other = make_layers(PIXELS, [8, 6], CLASSES, seed=2)
-    with pytest.raises(ValueError, match=r"^beside tf2onnx's answers, test image 0: .*; 300 such"):
+    with pytest.raises(ValueError, match=r"^beside tf2onnx's answers, test images: 900 of 900 v"):
         export.check_converter(network_of(other), model, evidence.images["test"])
 
 
-def weight_by_an_ulp(graph: onnx.GraphProto) -> None:
-    array = numpy_helper.to_array(graph.initializer[0]).copy()
-    array[0, 0] = np.nextafter(array[0, 0], np.float32(9))
-    graph.initializer[0].raw_data = array.tobytes()
+def test_uint8_graph_that_is_wrong_itself_has_other_bits(
+    model: onnx.ModelProto, evidence: Evidence
+) -> None:
+    plain, uint8 = Candidate(model, model), uint8_graph(model)
+    division(uint8, np.random.default_rng(1))
+    says = r"level same bits: batch size 1000, train images: .* differ, first at"
+    with pytest.raises(ValueError, match=says):
+        prove(Candidate(uint8, uint8, plain), evidence, levels=UINT8)
 
 
-def times_reciprocal(graph: onnx.GraphProto) -> None:
-    """What the division becomes where it is written through TensorFlow."""
-    graph.node[1].op_type = "Mul"
-    graph.initializer[-1].raw_data = (np.float32(1) / np.float32(255)).tobytes()
-
-
-def trojan(graph: onnx.GraphProto) -> None:
-    """Adds (image - image): nothing, but nodes that nobody asked for."""
-    graph.node.insert(2, helper.make_node("Sub", ["scaled", "scaled"], ["nothing"]))
-    graph.node.insert(3, helper.make_node("Add", ["scaled", "nothing"], ["same"]))
-    graph.node[4].input[0] = "same"
-
-
-def test_uint8_model_that_differs_is_refused(model: onnx.ModelProto, evidence: Evidence) -> None:
-    expected, plain = uint8_graph(model), Candidate(model, model)
-    assert export.prove_uint8(Candidate(expected, expected), plain, evidence) == 360
-    for edit in (weight_by_an_ulp, times_reciprocal, trojan):
-        mutant = copy.deepcopy(expected)
-        edit(mutant.graph)
-        with pytest.raises(ValueError, match=r"^(graph: expected|initializer \w+: 1 of) "):
-            export.prove_uint8(Candidate(mutant, expected), plain, evidence)
-    # Even where the graph that was meant is the one that is wrong: it has other bits.
-    wrong = copy.deepcopy(expected)
-    times_reciprocal(wrong.graph)
-    with pytest.raises(ValueError, match=r"^uint8 model, batch size 1000, train image \d+: exp"):
-        export.prove_uint8(Candidate(wrong, wrong), plain, evidence)
+def test_the_exact_file_says_its_own_accuracy(model: onnx.ModelProto, evidence: Evidence) -> None:
+    other = quantize(make_layers(PIXELS, [8, 6], CLASSES, seed=2), SHAPE)
+    graphs = {export.ONNX: model, export.ONNX_EXACT: exact_graph(other, *FORM)}
+    numbers = evidence.keras["test"].argmax(axis=1)
+    own = export.own_metadata(graphs, evidence, "test", numbers, 0.1)
+    assert own[export.ONNX]["test_accuracy"] == "1.000000"
+    assert float(own[export.ONNX_EXACT]["test_accuracy"]) < 0.9
 
 
 def test_as_bytes_refuses_images_that_are_not_bytes() -> None:
     with pytest.raises(ValueError, match="not bytes divided by 255"):
-        export.as_bytes(make_images(3, PIXELS) * np.float32(0.999), "test")
+        as_bytes(make_images(3, PIXELS) * np.float32(0.999), "test")
 
 
 @pytest.mark.filterwarnings("ignore:onnx.version is deprecated:DeprecationWarning")

@@ -163,6 +163,43 @@ def test_mutants_of_other_networks_are_refused(name: str, exporter: str, tmp_pat
     assert [it for it in found if it.found == DIFFERS and "same function" in it.kind] == []
 
 
+def odd_network(kind: str) -> Any:
+    import keras
+    from keras import layers
+
+    image = keras.Input((PIXELS,))
+    if kind == "a model in a model":
+        inner = keras.Sequential([keras.Input((PIXELS,)), layers.Dense(8, "relu")])
+        return keras.Model(image, layers.Dense(CLASSES, "softmax")(inner(image)))
+    hidden = layers.Dense(8, "relu")(image)
+    first, second = (layers.Dense(CLASSES, "softmax")(hidden) for _ in range(2))
+    named = {"second": second, "first": first}
+    return keras.Model(image, named if kind == "outputs by name" else [first, second])
+
+
+@pytest.mark.parametrize("exporter", ["tf2onnx", "model.export"])
+@pytest.mark.parametrize(
+    ("kind", "turned"),
+    [("a model in a model", HELD), ("outputs by name", HELD), ("outputs in order", DIFFERS)],
+)
+def test_outputs_are_paired_by_name_or_else_in_order(
+    kind: str, turned: str, exporter: str, tmp_path: Path
+) -> None:
+    engine.start()
+    model, rng = odd_network(kind), np.random.default_rng(5)
+    settle(model, rng)
+    model.save(tmp_path / "model.keras")
+    known = study(tmp_path / "model.keras", draw(model, 20, rng))
+    file = export(model, exporter, tmp_path / "model.onnx")
+    assert verdict(compare(known, file)) == HELD
+    outputs = list(file.graph.output)[::-1]
+    del file.graph.output[:]
+    file.graph.output.extend(outputs)
+    findings = compare(known, file)
+    assert verdict(findings) == turned
+    assert ("worst" in findings) == (turned == DIFFERS)
+
+
 @pytest.mark.parametrize(
     ("images", "says"),
     [

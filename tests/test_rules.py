@@ -290,7 +290,7 @@ DEVELOP = normal(PROJECT["dependency-groups"]["dev"])
 def test_dependencies_are_declared_and_used() -> None:
     local = {path.name for path in ROOT.iterdir()} | {path.stem for path in PYTHON}
     # These are for other environments, as are consumers/requirements.in and its like.
-    elsewhere = ("classify.py", "jax_scan.py", "pytorch_loop.py")
+    elsewhere = ("classify.py", "jax_scan.py", "one_epoch.py", "pytorch_loop.py")
     providers = {
         module: normal(distributions)
         for module, distributions in importlib.metadata.packages_distributions().items()

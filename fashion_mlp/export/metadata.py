@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto, helper
-
-from fashion_mlp.formats import DIGITS
 
 if TYPE_CHECKING:
     from pipeline.params import Dataset, File, Train
@@ -19,7 +17,6 @@ def metadata(
     files: Mapping[str, File],
     validation_images: int,
     train: Train,
-    accuracy: Mapping[Literal["test", "validation"], float],
 ) -> dict[str, Any]:
     """Gather what a consumer must know, whichever of the files it is.
 
@@ -31,7 +28,6 @@ def metadata(
         files: the raw data, by file name.
         validation_images: held out from training.
         train: the parameters that were trained with.
-        accuracy: by the split that was measured: test or validation.
     """
     return {
         "class_names": dataset.class_names.given,
@@ -44,7 +40,6 @@ def metadata(
         "photos": dataset.photos,
         "train_params": train.model_dump(),
         "validation_images": validation_images,
-        **{f"{split}_accuracy": f"{share:.{DIGITS}f}" for split, share in accuracy.items()},
     }
 
 
@@ -53,7 +48,7 @@ def describe(model: ModelProto, known: Mapping[str, Any], scaled: bool) -> None:
 
     Args:
         model: changed in place.
-        known: from `metadata`.
+        known: from `metadata`, and what was measured on this file.
         scaled: whether the model takes values in 0…1; bytes otherwise.
     """
     height, width = known["image_shape"]

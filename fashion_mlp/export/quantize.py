@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fashion_mlp.proof.reference import ACTIVATIONS, FLOAT32
+
 if TYPE_CHECKING:
     from fashion_mlp.network.model import Layer
 
@@ -31,7 +33,6 @@ HIDDEN_END = 256.0  # hidden values in the graph lie in 0…256
 BYTE = 256.0
 KERNEL_BITS = 20  # at least, of a kernel in parts
 LARGEST_SHIFT = 100  # keeps factors away from float32's smallest numbers
-UNIT_ROUNDOFF = 2.0**-24
 # tanh(x) = 2 sigmoid(2 x) - 1: factor of sigmoid's argument, factor of its value, offset.
 SIGMOIDS = {"sigmoid": (1.0, 1.0, 0.0), "tanh": (2.0, 2.0, -1.0)}
 TABLE_STEP = 2.0**-10  # of the argument in sigmoid's table,
@@ -99,7 +100,7 @@ def largest_error(layers: Sequence[Layer], quantized: Sequence[Quantized]) -> fl
     """Bound how far a logit can be from the original's in exact arithmetic, on any image."""
     error = np.zeros(len(layers[0].kernel))
     for layer, integers in zip(layers, quantized, strict=True):
-        slope = 0.25 if layer.activation == "sigmoid" else 1.0
+        slope = 1.0 if layer.activation == "softmax" else ACTIVATIONS[layer.activation].slope
         error = slope * (error @ np.abs(layer.kernel.astype(np.float64))) + integers.error
     return float(error.max())
 
@@ -165,7 +166,7 @@ def _in_parts(kernel: np.ndarray, bias: np.ndarray, activation: str, end: float)
     shift = min(bits * parts - 1 - math.ceil(math.log2(largest)), LARGEST_SHIFT)
     integers = np.rint(kernel * scale * 2.0**shift)
     moved = end * np.abs(kernel - integers / scale / 2.0**shift).sum(axis=0)
-    moved += (parts + 4) * UNIT_ROUNDOFF * size + 2.0**-LARGEST_SHIFT  # additions round
+    moved += (parts + 4) * FLOAT32.unit * size + 2.0**-LARGEST_SHIFT  # additions round
     digits = []
     for _ in range(parts - 1):
         above = np.rint(integers / 2**bits)

@@ -28,9 +28,9 @@ from fashion_mlp.proof.reference import (
     ACTIVATIONS,
     EXP_ERROR,
     FLOAT32,
-    SLACK,
     Bounds,
     bounds,
+    gamma_of,
 )
 
 if TYPE_CHECKING:
@@ -80,10 +80,9 @@ def largest_difference(layers: Sequence[Layer]) -> float:
 def _own_error(layer: Layer, sizes: np.ndarray, error: np.ndarray, values: Span) -> np.ndarray:
     """Bound the rounding of a layer's sums, given the sizes of its terms and its inputs' error."""
     kernel, terms = np.abs(layer.kernel.astype(np.float64)), len(layer.kernel) + 1
-    relative = terms * UNIT * SLACK
     sizes = sizes + error @ kernel + np.abs(layer.bias)
     flushed = kernel.sum(axis=0) + (np.maximum(*map(np.abs, values)) + error).sum() + 4 * terms
-    return np.asarray(relative / (1 - relative) * sizes + TINY * flushed)
+    return np.asarray(gamma_of(np.array(terms), UNIT) * sizes + TINY * flushed)
 
 
 def _span(kernel: np.ndarray, bias: np.ndarray, values: Span) -> Span:

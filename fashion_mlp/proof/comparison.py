@@ -6,20 +6,19 @@ held to it (`compare`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from fashion_mlp.proof.double import one_line, run_in_double
 from fashion_mlp.proof.evidence import check_inside
-from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN, Finding, distance
+from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN, Finding, distance, hold
 from fashion_mlp.proof.known import EDGES, MARGIN, Known
-from fashion_mlp.proof.layerwise import as_double
-from fashion_mlp.proof.levels import onnxruntime_run
-from fashion_mlp.proof.matching import match_weights
+from fashion_mlp.proof.matching import find_weights
+from fashion_mlp.proof.pairing import Beside, paired
 from fashion_mlp.proof.parting import find_place, worst_rows
 
 BATCH_SIZES = (1, 7)  # besides all at once
@@ -56,19 +55,16 @@ def compare(known: Known, model: onnx.ModelProto) -> dict[str, Finding]:
         What each level found, by its name: `float64`, `weights`, `float32`, `bound`, and where they
         part, `place` and `worst`.
     """
-    weights = check_weights(known, model)
     try:
-        feeds = feeds_of(known, model)
+        file = Beside(known, model)
     except ValueError as error:
+        weights = find_weights(known.weights, model)
         return {"weights": weights, "float64": Finding(OPEN, str(error))}
-    float64 = check_double(known, model, feeds)
-    float32, answers = check_single(known, model, feeds)
-    findings = {"float64": float64, "weights": weights, "float32": float32}
+    findings = dict(hold(LEVELS, file, known))
     if any(it.result == DIFFERS for it in findings.values()):
-        findings["place"] = find_place(known, model, feeds, findings)
-        if answers:
-            findings["worst"] = worst_rows(known, answers)
-    findings["bound"] = check_bound(known, answers)
+        findings["place"] = find_place(known, file, findings)
+        with contextlib.suppress(ValueError):
+            findings["worst"] = worst_rows(known, file.answers)
     return findings
 
 
@@ -79,32 +75,11 @@ def verdict(findings: Mapping[str, Finding]) -> str:
     return findings["float64"].result
 
 
-def feeds_of(known: Known, model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Pair the model's inputs with Keras': by name, or else in their order.
-
-    Raises:
-        ValueError: other inputs than Keras'.
-    """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = {it.name: it.type.tensor_type for it in model.graph.input if it.name not in constants}
-    names = list(inputs)
-    if len(names) != len(known.inputs):
-        raise ValueError(f"inputs: expected {len(known.inputs)} as in Keras, got {names}")
-    plain = {name.split(":")[0]: name for name in names}
-    if set(plain) == set(known.names):
-        names = [plain[name] for name in known.names]
-    for name, array in zip(names, known.inputs, strict=True):
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(inputs[name].elem_type)
-        if dtype != array.dtype:
-            raise ValueError(f"input {name}: Keras takes {array.dtype}, the file {dtype}")
-    return dict(zip(names, known.inputs, strict=True))
-
-
-def check_double(known: Known, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> Finding:
+def check_double(file: Beside, known: Known) -> Finding:
     """Compare in float64, where a correct file differs by next to nothing."""
     try:
-        run = run_in_double(model)
-        found = list(run({name: as_double(array) for name, array in feeds.items()}).values())
+        values = run_in_double(file.model)(file.feeds)
+        found = [values[name] for name in file.outputs]
         distances = [distance(*pair) for pair in paired(known.double, found)]
     except ValueError as error:
         return Finding(OPEN, str(error))
@@ -119,68 +94,32 @@ def check_double(known: Known, model: onnx.ModelProto, feeds: Mapping[str, np.nd
     return Finding(DIFFERS, f"{says}; {limit}", data)
 
 
-def paired(
-    expected: Sequence[np.ndarray], found: Sequence[np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pair outputs in their order.
-
-    Raises:
-        ValueError: another number of them, or another shape.
-    """
-    shapes = [[array.shape for array in arrays] for arrays in (expected, found)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"outputs: expected shapes {shapes[0]}, got {shapes[1]}")
-    return list(zip(expected, found, strict=True))
-
-
-def check_weights(known: Known, model: onnx.ModelProto) -> Finding:
+def check_weights(file: Beside, known: Known) -> Finding:
     """Look for Keras' weights, bit for bit."""
-    matches = match_weights(known.weights, model)
-    kinds: dict[str, list[Any]] = {}
-    for match in matches:
-        kinds.setdefault(match.how, []).append(match)
-    counts = ", ".join(f"{len(found)} {how}" for how, found in kinds.items())
-    data = {"weights": [match._asdict() for match in matches]}
-    if changed := kinds.get("changed"):
-        one = changed[0]
-        return Finding(
-            DIFFERS, f"{counts}; {one.missing:,} of {one.size:,} values of {one.name} changed", data
-        )
-    if folded := kinds.get("folded"):
-        names = ", ".join(match.name for match in folded)
-        return Finding(LIMITED, f"{counts}: the file has none of {names} as they are", data)
-    return Finding(HELD, f"{counts}, bit for bit" if matches else "none", data)
+    return find_weights(known.weights, file.model)
 
 
-def check_single(
-    known: Known, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]
-) -> tuple[Finding, list[np.ndarray]]:
+def check_single(file: Beside, known: Known) -> Finding:
     """Compare onnxruntime in float32 with the float64 reference, at several batch sizes."""
-    try:
-        run = onnxruntime_run(model)
-        answers = run(feeds)
-        pairs = paired(known.double, answers)
-        limits = [
-            FLOAT32_MARGIN * max(wide / MARGIN[1], distance(double, single))
-            for wide, double, single in zip(
-                known.wide_limits, known.double, known.single, strict=True
-            )
-        ]
-        for size in BATCH_SIZES:
-            check_batch(run, feeds, answers, size, limits)
-        edges = run(dict(zip(feeds, known.edges, strict=True)))
-    except ValueError as error:
-        return Finding(DIFFERS, str(error)), []
-    distances = [distance(*pair) for pair in pairs]
-    own = max(distance(*pair) for pair in zip(known.double, known.single, strict=True))
-    data: dict[str, Any] = {"distance": max(distances), "keras": own}
-    says = f"onnxruntime within {max(distances):.1e} of float64, Keras within {own:.1e}"
+    distances, own = (
+        [distance(*pair) for pair in zip(known.double, one, strict=True)]
+        for one in (file.answers, known.single)
+    )
+    limits = [
+        FLOAT32_MARGIN * max(wide / MARGIN[1], keras)
+        for wide, keras in zip(known.wide_limits, own, strict=True)
+    ]
+    for size in BATCH_SIZES:
+        check_batch(file, size, limits)
+    alike = nan_alike(known.edges_single, file.run(dict(zip(file.feeds, known.edges, strict=True))))
     fine = all(a <= b for a, b in zip(distances, limits, strict=True))
-    alike = nan_alike(known.edges_single, edges)
-    data["edges_alike"] = alike
-    says += f"; batch sizes {', '.join(map(str, BATCH_SIZES))} agree; of inputs of NaN and "
-    says += f"infinities, {alike} of {len(EDGES)} give NaN where Keras does"
-    return Finding(HELD if fine else DIFFERS, says, data), answers
+    return Finding(
+        HELD if fine else DIFFERS,
+        f"onnxruntime within {max(distances):.1e} of float64, Keras within {max(own):.1e}; "
+        f"batch sizes {', '.join(map(str, BATCH_SIZES))} agree; of inputs of NaN and infinities, "
+        f"{alike} of {len(EDGES)} give NaN where Keras does",
+        {"distance": max(distances), "keras": max(own), "edges_alike": alike},
+    )
 
 
 def nan_alike(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> int:
@@ -189,42 +128,31 @@ def nan_alike(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> in
     return sum(all(one[row].all() for one in same) for row in range(len(EDGES)))
 
 
-def check_batch(
-    run: Callable[[Mapping[str, np.ndarray]], list[np.ndarray]],
-    feeds: Mapping[str, np.ndarray],
-    answers: Sequence[np.ndarray],
-    size: int,
-    limits: Sequence[float],
-) -> None:
+def check_batch(file: Beside, size: int, limits: Sequence[float]) -> None:
     """Check that a batch size changes nothing but rounding.
 
     Raises:
         ValueError: it does, or the model can't be run with it.
     """
-    for first in range(0, BATCHED, size):
-        rows = slice(first, first + size)
-        parts = run({name: array[rows] for name, array in feeds.items()})
-        expected = [array[rows] for array in answers]
-        for (wanted, got), limit in zip(paired(expected, parts), limits, strict=True):
-            if not distance(wanted, got) <= limit:
-                raise ValueError(
-                    f"batch size {size}, input {first}: answers move by {distance(wanted, got):.1e}"
-                )
+    parts = [
+        file.run({name: array[first : first + size] for name, array in file.feeds.items()})
+        for first in range(0, len(file.answers[0][:BATCHED]), size)
+    ]
+    found = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    expected = [array[: len(one)] for array, one in zip(file.answers, found, strict=True)]
+    for pair, limit in zip(paired(expected, found), limits, strict=True):
+        if not distance(*pair) <= limit:
+            raise ValueError(f"batch size {size}: answers move by {distance(*pair):.1e}")
 
 
-def check_bound(known: Known, answers: Sequence[np.ndarray]) -> Finding:
+def check_bound(file: Beside, known: Known) -> Finding:
     """Hold float32's answers to the derived rounding bound, where there is one."""
     if isinstance(known.certain, str):
         return Finding(HELD, f"none: {known.certain}")
     certified, count = int(known.certain.certified().sum()), known.images
     width = float(np.median(known.certain.high - known.certain.low))
     data = {"certified": certified, "images": count, "median_width": width}
-    if not answers:
-        return Finding(OPEN, "no answers to hold to it", data)
-    try:
-        check_inside("onnxruntime", answers[0][:count], known.certain, "image")
-    except ValueError as error:
-        return Finding(DIFFERS, str(error), data)
+    check_inside("onnxruntime", file.answers[0][:count], known.certain, "image")
     use = "" if certified else "; too wide to be of use here"
     return Finding(
         HELD,
@@ -232,3 +160,11 @@ def check_bound(known: Known, answers: Sequence[np.ndarray]) -> Finding:
         f"{count:,} images; median width {width:.1e}{use}",
         data,
     )
+
+
+LEVELS: dict[str, Callable[[Beside, Known], Finding]] = {
+    "float64": check_double,
+    "weights": check_weights,
+    "float32": check_single,
+    "bound": check_bound,
+}

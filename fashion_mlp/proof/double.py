@@ -22,6 +22,11 @@ FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 TYPES = ("to", "dtype", "stash_type")
 
 
+def as_double(array: np.ndarray) -> np.ndarray:
+    """Widen floats to float64; leave integers."""
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy a model with every float32 in it made a float64: weights, inputs, outputs, casts."""
     wide = onnx.ModelProto()
@@ -67,7 +72,7 @@ def _widen_tensor(tensor: onnx.TensorProto) -> None:
 
 
 def run_in_double(model: onnx.ModelProto, every: bool = False) -> Run:
-    """Make a function that runs a model in float64.
+    """Make a function that runs a model in float64; it widens what it is given.
 
     By onnxruntime where it has all the operators for float64; else by onnx's reference, which
     computes the same some hundred times slower.
@@ -92,13 +97,15 @@ def run_in_double(model: onnx.ModelProto, every: bool = False) -> Run:
             wide.SerializeToString(), quiet(), providers=["CPUExecutionProvider"]
         )
     except Exception:  # no common class below Exception; the reference says what is wrong
-        return run_by_reference(wide)
+        by_reference = run_by_reference(wide)
+        return lambda feeds: by_reference({key: as_double(it) for key, it in feeds.items()})
 
     def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {name: as_double(array) for name, array in feeds.items()}
         try:
-            return dict(zip(names, session.run(names, feeds), strict=True))
+            return dict(zip(names, session.run(names, given), strict=True))
         except Exception:  # an LSTM says only when it is run that it has no float64
-            return run_by_reference(wide)(feeds)
+            return run_by_reference(wide)(given)
 
     return run
 

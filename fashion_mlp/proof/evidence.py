@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fashion_mlp.data.arrays import BATCH_SIZE
+from fashion_mlp.data.arrays import BATCH_SIZE, MAX_PIXEL
 from fashion_mlp.proof.reference import ACTIVATIONS, FLOAT32, FLOAT64, Bounds, bounds
 
 if TYPE_CHECKING:
@@ -19,9 +21,11 @@ KERAS_IMAGES = 10_000  # given to TensorFlow at a time
 FLOAT64_IMAGES = 2_000  # of the last split: on them the file is compared in float64
 
 Predict = Callable[[np.ndarray, int], np.ndarray]
+Answer = Callable[[str, int], np.ndarray]  # to the images of a split, at a batch size
 
 
-class Evidence(NamedTuple):
+@dataclass(frozen=True)
+class Evidence:
     """What the ONNX model is compared with.
 
     Arrays by split or by kind of input: images float32 (n, pixels), Keras' answers float32
@@ -44,9 +48,19 @@ class Evidence(NamedTuple):
         """The split on which batch sizes are compared: the last."""
         return list(self.images)[-1]
 
-    def accuracy(self, split: str, labels: np.ndarray) -> float:
-        """Measure how often Keras names the label: class numbers (n,)."""
-        return float((self.keras[split].argmax(axis=1) == labels).mean())
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The layers' kernels and biases, by name."""
+        return {
+            f"dense_{number}/{name}": getattr(layer, name)
+            for number, layer in enumerate(self.layers, start=1)
+            for name in ("kernel", "bias")
+        }
+
+    @cached_property
+    def pixels(self) -> dict[str, np.ndarray]:
+        """The images as bytes: uint8 (n, pixels), by split."""
+        return {split: as_bytes(array, split) for split, array in self.images.items()}
 
 
 def gather(
@@ -72,39 +86,53 @@ def gather(
     """
     from fashion_mlp.network.model import layers_of
 
-    layers = layers_of(network)
+    layers, predict = layers_of(network), keras_predict(network)
     check_comparable(layers, images)
-    predict = keras_predict(network)
-    reference, answers, used = {}, {}, []
-    for split, array in images.items():
-        reference[split] = bounds(layers, array)
-        answers[split] = predict(array, BATCH_SIZE)
-        what = f"{split} image"
-        used.append(check_inside("Keras", answers[split], reference[split], what))
-        done(len(array))
-    split, array = list(images.items())[-1]
-    for batch_size in batch_sizes:
-        usual = batch_size == BATCH_SIZE
-        again = answers[split] if usual else predict(array, batch_size)
-        what = f"at batch size {batch_size}, {split} image"
-        check_inside("Keras", again, reference[split], what)
-        check_same_class("Keras", again, answers[split], what)
-        done(len(array))
+
+    @cache
+    def answer(split: str, batch_size: int) -> np.ndarray:
+        answers = predict(images[split], batch_size)
+        done(len(answers))
+        return answers
+
     names, edge_cases = edge_case_images(len(layers[0].kernel))
     evidence = Evidence(
         layers,
         batch_sizes,
         images,
-        reference,
-        bounds(layers, array[:FLOAT64_IMAGES], FLOAT64),
-        answers,
+        {split: bounds(layers, array) for split, array in images.items()},
+        bounds(layers, list(images.values())[-1][:FLOAT64_IMAGES], FLOAT64),
+        {split: answer(split, BATCH_SIZE) for split in images},
         edge_cases,
         bounds(layers, edge_cases),
         # Layer by layer: the fused layers of `predict` drop a NaN (docs/proof.md).
         np.asarray(network(edge_cases, training=False)),
         names,
     )
-    return evidence, f"Keras inside the bound on all images; {describe_distance(used)}"
+    says = check_all_inside("Keras", answer, evidence)
+    check_sizes("Keras", answer, evidence)
+    return evidence, f"Keras inside the bound on all images; {says}"
+
+
+def check_all_inside(runtime: str, answer: Answer, evidence: Evidence) -> str:
+    """Check a runtime's answers to all images, see `check_inside`; say how far off they are."""
+    used = [
+        check_inside(runtime, answer(split, BATCH_SIZE), allowed, f"{split} image")
+        for split, allowed in evidence.bounds.items()
+    ]
+    distances, shares = zip(*used, strict=True)
+    return f"largest distance {max(distances):.1e}, at most {max(shares):.0%} of the bound used"
+
+
+def check_sizes(runtime: str, answer: Answer, evidence: Evidence) -> float:
+    """Check that no batch size changes a class or leaves the bound; give the largest movement."""
+    split, moved = evidence.batch_split, 0.0
+    for size in evidence.batch_sizes:
+        answers, what = answer(split, size), f"at batch size {size}, {split} image"
+        check_inside(runtime, answers, evidence.bounds[split], what)
+        check_same_class(runtime, answers, evidence.keras[split], what)
+        moved = max(moved, float(np.abs(answers - answer(split, BATCH_SIZE)).max(initial=0.0)))
+    return moved
 
 
 def check_comparable(layers: Sequence[Layer], images: Mapping[str, np.ndarray]) -> None:
@@ -171,6 +199,24 @@ def batched(predict: Callable[[np.ndarray], np.ndarray], classes: int) -> Predic
         return np.concatenate([np.empty((0, classes), np.float32), *parts])
 
     return run
+
+
+def as_bytes(array: np.ndarray, split: str) -> np.ndarray:
+    """Undo the preprocessing: float32 (n, pixels) in 0…1 to uint8.
+
+    Raises:
+        ValueError: not bytes divided by 255.
+    """
+    images = np.empty(array.shape, np.uint8)
+    for first in range(0, len(array), BATCH_SIZE):
+        prepared = np.asarray(array[first : first + BATCH_SIZE])
+        images[first : first + BATCH_SIZE] = np.rint(prepared * MAX_PIXEL)
+        if (images[first : first + BATCH_SIZE] / MAX_PIXEL).tobytes() != prepared.tobytes():
+            raise ValueError(
+                f"{split} images {first}…: not bytes divided by 255; "
+                f"run `dvc repro --force preprocess`"
+            )
+    return images
 
 
 def edge_case_images(pixels: int) -> tuple[list[str], np.ndarray]:
@@ -253,32 +299,3 @@ def check_same_class(runtime: str, answers: np.ndarray, expected: np.ndarray, wh
             f"{what} {row}: Keras names class {wanted[row]} ({expected[row].max():.6f}), "
             f"{runtime} class {got[row]} ({answers[row].max():.6f}); {len(different):,} such"
         )
-
-
-def describe_distance(used: Sequence[tuple[float, float]]) -> str:
-    """Say the largest of what `check_inside` gave."""
-    distances, shares = zip(*used, strict=True)
-    return f"largest distance {max(distances):.1e}, at most {max(shares):.0%} of the bound used"
-
-
-def uncertified(
-    evidence: Evidence, also: Collection[tuple[str, int]] = ()
-) -> list[tuple[str, int, int, int, float]]:
-    """List the images whose class the rounding bound leaves open.
-
-    Args:
-        evidence: from `gather`.
-        also: split and number of images to list in any case.
-
-    Returns:
-        Of each: split, number, class, the next class, and the gap between their probabilities.
-    """
-    rows = []
-    for split, known in evidence.bounds.items():
-        listed = {number for name, number in also if name == split}
-        for number in sorted(listed.union(np.flatnonzero(~known.certified()))):
-            order = np.argsort(-known.probabilities[number], kind="stable")
-            best, following = int(order[0]), int(order[1])
-            gap = known.probabilities[number, best] - known.probabilities[number, following]
-            rows.append((split, int(number), best, following, float(gap)))
-    return rows

@@ -44,6 +44,7 @@ class Known(NamedTuple):
     images: int  # how many of the rows are the user's
     weights: Mapping[str, np.ndarray]
     names: Sequence[str]  # of the inputs
+    output_names: Sequence[str]
     inputs: Sequence[np.ndarray]
     double: Sequence[np.ndarray]  # outputs in float64
     single: Sequence[np.ndarray]  # outputs as Keras computes them, in float32
@@ -83,6 +84,7 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
         count,
         {it.path: np.asarray(it) for it in model.weights if np.asarray(it).dtype.kind == "f"},
         [tensor.name for tensor in model.inputs],
+        output_names(model),
         inputs,
         double,
         call(model, inputs),
@@ -95,6 +97,12 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
         call(model, edges),
         certain_of(model, inputs, double, narrow, count),
     )
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """Name a model's outputs, in the order in which `call` gives them; a chain's has no name."""
+    outputs = getattr(model, "output", None)  # a Sequential has none before it is called
+    return sorted(outputs) if isinstance(outputs, dict) else getattr(model, "output_names", [])
 
 
 def limits_of(

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fashion_mlp.proof.double import as_double
+from fashion_mlp.proof.findings import distance
+
 if TYPE_CHECKING:
     import keras
 
@@ -114,11 +117,6 @@ def call_in_double(model: keras.Model, inputs: Sequence[np.ndarray]) -> list[np.
         return call(model, [as_double(array) for array in inputs])
 
 
-def as_double(array: np.ndarray) -> np.ndarray:
-    """Widen floats to float64; leave integers."""
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
-
-
 def steps_of(model: keras.Model) -> Steps:
     """Take a model of `load_in_double` apart, into the operations that lead to its outputs."""
     import tensorflow as tf
@@ -190,14 +188,9 @@ def spread(model: keras.Model, run: Callable[[], Sequence[np.ndarray]], size: fl
                 for array in weights
             ]
             model.set_weights(moved)
-            distances = [_furthest(*pair) for pair in zip(usual, run(), strict=True)]
+            # What overflows in one run alone says nothing.
+            distances = [distance(*pair, unsettled=0.0) for pair in zip(usual, run(), strict=True)]
             furthest = [max(pair) for pair in zip(furthest, distances, strict=True)]
     finally:
         model.set_weights(weights)
     return furthest
-
-
-def _furthest(a: np.ndarray, b: np.ndarray) -> float:
-    with np.errstate(invalid="ignore"):
-        distance = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
-    return float(np.max(distance, initial=0.0, where=np.isfinite(distance)))

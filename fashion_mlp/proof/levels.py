@@ -1,124 +1,40 @@
-"""The proof that an ONNX file computes what the Keras model does, level by level.
+"""The proof of the ONNX files that ship: held to Keras, and to the graphs that they must be.
 
-Each level is a function that takes the candidate, an ONNX model with onnxruntime's answers, and the
-evidence, and gives its findings, or raises ValueError with what differed, where and by how much.
-The levels do not depend on each other, so that checks/mutations.py can show what each of them
-catches; onnxruntime's answers are computed once for all of them.
+Each is a function that takes the candidate, an ONNX model with onnxruntime's answers, and the
+evidence, and gives its finding, or raises ValueError with what differed, where and by how much.
+No level depends on another, so that checks/mutations.py can show what each of them catches.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 
 from fashion_mlp.data.arrays import BATCH_SIZE
-from fashion_mlp.proof.double import one_line, quiet, run_in_double
+from fashion_mlp.proof.double import one_line, run_in_double
 from fashion_mlp.proof.evidence import (
     FLOAT64_IMAGES,
     Evidence,
-    Predict,
-    batched,
+    check_all_inside,
     check_inside,
     check_same_class,
-    describe_distance,
+    check_sizes,
 )
+from fashion_mlp.proof.findings import HELD, Finding, hold
+from fashion_mlp.proof.matching import find_weights
 from fashion_mlp.proof.reference import FLOAT32, Bounds
+from fashion_mlp.proof.runtime import Candidate
+
+Levels = Mapping[str, Callable[[Candidate, Evidence], Finding]]
 
 
-class Findings(NamedTuple):
-    """What a level found."""
-
-    metrics: dict[str, Any]  # counts, the same on every machine: for metrics/export.json
-    says: str  # with what was measured on this machine: for the screen
-
-
-# Makes one scaled product of the uint8 model's Div and a MatMul whose Add it dropped (one unit,
-# bias 0): other bits than those of the plain model.
-DISABLED = ("MatMulScaleFusion",)
-
-
-def onnxruntime_run(
-    model: onnx.ModelProto, disabled: Sequence[str] = DISABLED
-) -> Callable[[Mapping[str, Any]], list[np.ndarray]]:
-    """Make a function that runs a model by onnxruntime: inputs by name -> outputs in order.
-
-    Raises:
-        ValueError: onnxruntime does not take the model; from the function: it can't run it.
-    """
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(),
-            quiet(),
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=list(disabled),
-        )
-    except Exception as error:  # its own exceptions have no common class below Exception
-        raise ValueError(f"onnxruntime does not take the model: {one_line(error)}") from None
-
-    def run(feeds: Mapping[str, Any]) -> list[np.ndarray]:
-        try:
-            return session.run(None, dict(feeds))
-        except Exception as error:
-            raise ValueError(f"onnxruntime can't run the model: {one_line(error)}") from None
-
-    return run
-
-
-def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
-    """Make a function of images and a batch size that runs a model with one input by onnxruntime.
-
-    Raises:
-        ValueError: as `onnxruntime_run`.
-    """
-    run, name = onnxruntime_run(model), model.graph.input[0].name
-    classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    return batched(lambda batch: run({name: batch})[0], classes)
-
-
-class Candidate:
-    """An ONNX model to be proven, with onnxruntime's answers to the evidence's images.
-
-    The levels share the answers: each is asked for when it is first looked at, and kept.
-    """
-
-    def __init__(self, model: onnx.ModelProto, expected: onnx.ModelProto) -> None:
-        """Take a model, which must not change any more, and what it must be but for its weights."""
-        self.model = model
-        self.expected = expected
-        self._answers: dict[tuple[str, int], np.ndarray] = {}
-
-    @cached_property
-    def predict(self) -> Predict:
-        """Run onnxruntime with this model, see `onnxruntime_predict`."""
-        return onnxruntime_predict(self.model)
-
-    def answers(
-        self, images: Mapping[str, np.ndarray], split: str, batch_size: int = BATCH_SIZE
-    ) -> np.ndarray:
-        """Give the probabilities of a split's images: float32 (n, classes).
-
-        Args:
-            images: by split, float32 (n, pixels); the same ones at every call.
-            split: which of them.
-            batch_size: images per call of onnxruntime.
-
-        Raises:
-            ValueError: onnxruntime does not take the model, or can't run it.
-        """
-        key = (split, batch_size)
-        if key not in self._answers:
-            self._answers[key] = self.predict(images[split], batch_size)
-        return self._answers[key]
-
-
-def check_structure(candidate: Candidate, evidence: Evidence) -> Findings:
+def check_structure(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (a): the file is, field by field, the one expected; only weights are left open.
 
     Operators, their order, attributes and connections; names, dtypes, shapes and the symbolic
@@ -134,14 +50,16 @@ def check_structure(candidate: Candidate, evidence: Evidence) -> Findings:
         line for line in difflib.ndiff(wanted_lines, found_lines) if line[:2] in ("- ", "+ ")
     ]
     if changes:
-        wanted = next((line[2:].strip() for line in changes if line[0] == "-"), "nothing more")
-        got = next((line[2:].strip() for line in changes if line[0] == "+"), "nothing more")
+        wanted, got = (
+            next((line[2:].strip() for line in changes if line[0] == sign), "nothing more")
+            for sign in "-+"
+        )
         raise ValueError(f"graph: expected {wanted}, got {got}; {len(changes)} lines differ")
     contents = (model.SerializeToString(deterministic=True) for model in (expected, found))
     if len(set(contents)) > 1:
         raise ValueError("graph: has fields that ONNX does not know")
     operators = [node.op_type for node in candidate.model.graph.node]
-    return Findings({"operators": len(operators)}, " -> ".join(operators))
+    return Finding(HELD, " -> ".join(operators), {"operators": len(operators)})
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -153,128 +71,101 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return plain
 
 
-def check_weights(candidate: Candidate, evidence: Evidence) -> Findings:
-    """Level (b): the initializers are the Keras weights bit for bit."""
-    arrays = [array for layer in evidence.layers for array in (layer.kernel, layer.bias)]
+def check_weights(candidate: Candidate, evidence: Evidence) -> Finding:
+    """Level (b): the initializers are the Keras weights bit for bit, each in its place."""
+    check_constants(candidate, evidence)
+    found = find_weights(evidence.weights, candidate.model)
+    if found.result != HELD:
+        return found
+    values = sum(array.size for array in evidence.weights.values())
+    return Finding(
+        HELD,
+        f"{len(evidence.weights)} initializers, {values:,} values, bit for bit Keras'",
+        {"initializers_bit_identical": len(evidence.weights), "weights_bit_identical": values},
+    )
+
+
+def check_constants(candidate: Candidate, evidence: Evidence) -> Finding:
+    """Check that the initializers are those expected, bit for bit."""
     expected, found = (
         {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         for model in (candidate.expected, candidate.model)
     )
     if list(found) != list(expected):
         raise ValueError(f"initializers: expected {list(expected)}, got {list(found)}")
-    expected |= dict(zip(expected, arrays, strict=False))  # a constant may follow the weights
     for name, array in expected.items():
-        _check_bits(name, array, found[name])
-    values = sum(array.size for array in arrays)
-    return Findings(
-        {"initializers_bit_identical": len(arrays), "weights_bit_identical": values},
-        f"{len(arrays)} initializers, {values:,} values, bit for bit Keras'",
-    )
+        check_same(f"initializer {name}", array, found[name])
+    return Finding(HELD, "")
 
 
-def _check_bits(name: str, expected: np.ndarray, got: np.ndarray) -> None:
-    if got.dtype != expected.dtype or got.shape != expected.shape:
-        raise ValueError(
-            f"initializer {name}: expected {expected.dtype} {expected.shape}, "
-            f"got {got.dtype} {got.shape}"
-        )
-    different = np.argwhere(got.view(np.uint32) != expected.view(np.uint32))
-    if len(different):
-        where = tuple(int(i) for i in different[0])
-        raise ValueError(
-            f"initializer {name}: {len(different):,} of {got.size:,} values differ from "
-            f"Keras', first at {where}: expected {expected[where]:.9g}, got {got[where]:.9g}"
-        )
-
-
-def check_same_rows(what: str, expected: np.ndarray, got: np.ndarray) -> None:
-    """Check that answers, float32 (n, classes), are those expected, bit for bit.
+def check_same(what: str, expected: np.ndarray, got: np.ndarray) -> None:
+    """Check that numbers are those expected, bit for bit.
 
     Raises:
-        ValueError: at the first row that differs; `what` is counted: `test image`.
+        ValueError: another dtype, shape or value; says where it is.
     """
-    if got.shape != expected.shape:
-        raise ValueError(f"{what}s: expected shape {expected.shape}, got {got.shape}")
-    different = (got.view(np.uint32) != expected.view(np.uint32)).any(axis=1)
-    if len(rows := np.flatnonzero(different)):
-        row = rows[0]
+    if (got.dtype, got.shape) != (expected.dtype, expected.shape):
         raise ValueError(
-            f"{what} {row}: expected {expected[row]}, got {got[row]}; {len(rows):,} such images"
+            f"{what}: expected {expected.dtype} {expected.shape}, got {got.dtype} {got.shape}"
+        )
+    bits = f"u{expected.itemsize}"
+    if len(different := np.argwhere(got.view(bits) != expected.view(bits))):
+        where = tuple(int(i) for i in different[0])
+        raise ValueError(
+            f"{what}: {len(different):,} of {got.size:,} values differ, first at {where}: "
+            f"expected {expected[where]:.9g}, got {got[where]:.9g}"
         )
 
 
-def check_float64(candidate: Candidate, evidence: Evidence) -> Findings:
+def check_float64(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (c): computed in float64, the file lies inside float64's rounding bound."""
-    images = np.asarray(evidence.images[evidence.batch_split][:FLOAT64_IMAGES], np.float64)
+    images = evidence.images[evidence.batch_split][:FLOAT64_IMAGES]
     (name,) = (value.name for value in candidate.model.graph.input)
     (answers,) = run_in_double(candidate.model)({name: images}).values()
     what = f"{evidence.batch_split} image"
     distance, _ = check_inside("the file in float64", answers, evidence.float64_bounds, what)
-    return Findings(
-        {"float64_images": len(images)},
-        f"inside its rounding bound on {len(images):,} images; largest distance {distance:.1e}",
-    )
+    says = f"inside its rounding bound on {len(images):,} images; largest distance {distance:.1e}"
+    return Finding(HELD, says, {"float64_images": len(images)})
 
 
-def check_bounds(candidate: Candidate, evidence: Evidence) -> Findings:
+def check_bounds(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (d): on every image onnxruntime lies inside float32's rounding bound."""
-    used = [
-        check_inside(
-            "onnxruntime",
-            candidate.answers(evidence.images, split),
-            evidence.bounds[split],
-            f"{split} image",
-        )
-        for split in evidence.images
-    ]
-    total = sum(len(images) for images in evidence.images.values())
-    return Findings(
-        {"images": total, "within_bound": total},
-        f"onnxruntime inside on {total:,} of {total:,} images; {describe_distance(used)}",
-    )
+    says = check_all_inside("onnxruntime", partial(candidate.answers, evidence.images), evidence)
+    total = sum(map(len, evidence.images.values()))
+    says = f"onnxruntime inside on {total:,} of {total:,} images; {says}"
+    return Finding(HELD, says, {"images": total, "within_bound": total})
 
 
-def check_classes(candidate: Candidate, evidence: Evidence) -> Findings:
+def check_classes(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (e): on every image onnxruntime names the class that Keras names.
 
     The metrics count the images that the bound certifies: there no correct float32 runtime can
-    name another class. `uncertified` lists the others.
+    name another class. metrics/uncertified.csv lists the others.
     """
     for split in evidence.images:
         answers = candidate.answers(evidence.images, split)
         check_same_class("onnxruntime", answers, evidence.keras[split], f"{split} image")
-    total = sum(len(images) for images in evidence.images.values())
+    total = sum(map(len, evidence.images.values()))
     certified = sum(int(known.certified().sum()) for known in evidence.bounds.values())
-    return Findings(
-        {
-            "argmax_agreement": total,
-            "argmax_certified": certified,
-            "argmax_listed": total - certified,
-        },
+    metrics = {"agreement": total, "certified": certified, "listed": total - certified}
+    return Finding(
+        HELD,
         f"the same on {total:,} of {total:,} images; certified by the bound {certified:,}, "
         f"listed {total - certified:,}",
+        {f"argmax_{name}": count for name, count in metrics.items()},
     )
 
 
-def check_batch_sizes(candidate: Candidate, evidence: Evidence) -> Findings:
+def check_batch_sizes(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (f): the batch size changes no class, and moves no probability out of its bound."""
-    split = evidence.batch_split
-    usual = candidate.answers(evidence.images, split)
-    moved = 0.0
-    for batch_size in evidence.batch_sizes:
-        answers = candidate.answers(evidence.images, split, batch_size)
-        what = f"at batch size {batch_size}, {split} image"
-        check_inside("onnxruntime", answers, evidence.bounds[split], what)
-        check_same_class("onnxruntime", answers, evidence.keras[split], what)
-        moved = max(moved, float(np.abs(answers - usual).max(initial=0.0)))
+    moved = check_sizes("onnxruntime", partial(candidate.answers, evidence.images), evidence)
+    images = len(evidence.images[evidence.batch_split])
     sizes = ", ".join(f"{size:,}" for size in evidence.batch_sizes)
-    return Findings(
-        {"batch_sizes_agreeing": len(evidence.batch_sizes)},
-        f"{sizes} agree on {len(usual):,} images; probabilities move by at most {moved:.1g}",
-    )
+    says = f"{sizes} agree on {images:,} images; probabilities move by at most {moved:.1g}"
+    return Finding(HELD, says, {"batch_sizes_agreeing": len(evidence.batch_sizes)})
 
 
-def check_edge_cases(candidate: Candidate, evidence: Evidence) -> Findings:
+def check_edge_cases(candidate: Candidate, evidence: Evidence) -> Finding:
     """Level (g): edge-case inputs are answered as by Keras.
 
     What is finite lies inside the rounding bound in both. What has a NaN or an infinity in it
@@ -308,15 +199,28 @@ def check_edge_cases(candidate: Candidate, evidence: Evidence) -> Findings:
         raise ValueError(f"input of {name}: Keras gives {expected}, onnxruntime {got}")
     judged, open_ = int((bounded | settled).sum()), ~(bounded | settled)
     alike = int((open_ & ~different).sum())
-    return Findings(
-        {"edge_case_inputs_agreeing": judged},
-        f"{judged} of {judged} as in Keras; where float32 overflows, "
-        f"{alike} of {open_.sum()} alike",
-    )
+    says = f"{judged} of {judged} as in Keras; where float32 overflows, "
+    says += f"{alike} of {open_.sum()} alike"
+    return Finding(HELD, says, {"edge_case_inputs_agreeing": judged})
+
+
+def check_same_bits(candidate: Candidate, evidence: Evidence) -> Finding:
+    """Check that bytes give the very bits that the proven model gives for the same images."""
+    if candidate.proven is None:
+        raise ValueError("expected the proven model beside the one that takes bytes")
+    for split, pixels in evidence.pixels.items():
+        sizes = evidence.batch_sizes if split == evidence.batch_split else ()
+        for batch_size in {BATCH_SIZE, *sizes}:
+            expected = candidate.proven.answers(evidence.images, split, batch_size)
+            got = candidate.predict(pixels, batch_size)
+            check_same(f"batch size {batch_size}, {split} images", expected, got)
+    total = sum(map(len, evidence.pixels.values()))
+    says = f"bytes in, the same bits out on {total:,} images"
+    return Finding(HELD, says, {"uint8_bit_identical": total})
 
 
 # In the order in which they are cheap; names as metrics, docs and the mutation table show them.
-LEVELS: dict[str, Callable[[Candidate, Evidence], Findings]] = {
+PLAIN: Levels = {
     "structure": check_structure,
     "weights": check_weights,
     "float64": check_float64,
@@ -325,28 +229,41 @@ LEVELS: dict[str, Callable[[Candidate, Evidence], Findings]] = {
     "batch sizes": check_batch_sizes,
     "edge cases": check_edge_cases,
 }
+UINT8: Levels = {
+    "structure": check_structure,
+    "weights": check_weights,
+    "same bits": check_same_bits,
+}
 
 
-def prove(candidate: Candidate, evidence: Evidence, say: Callable[[str], object]) -> dict[str, Any]:
-    """Hold a model to every level.
+def prove(
+    candidate: Candidate,
+    evidence: Evidence,
+    say: Callable[[str], object] = lambda line: None,
+    levels: Levels = PLAIN,
+    name: str = "",
+) -> dict[str, Any]:
+    """Hold a file that ships to every level.
 
     Args:
         candidate: to be proven.
         evidence: from `gather`.
-        say: called with a line for each level that held.
+        say: called with a line for each level, but for those that the plain file has, too.
+        levels: of this file.
+        name: of this file, in what is said.
 
     Returns:
-        The metrics of metrics/export.json: counts, which do not depend on the machine.
+        What these levels counted, which does not depend on the machine.
 
     Raises:
         ValueError: at the first level that fails, naming it.
     """
     metrics: dict[str, Any] = {}
-    for name, level in LEVELS.items():
-        try:
-            findings = level(candidate, evidence)
-        except ValueError as error:
-            raise ValueError(f"ONNX model refused, level {name}: {error}") from None
-        metrics |= findings.metrics
-        say(f"{name}: {findings.says}")
+    for level, finding in hold(levels, candidate, evidence):
+        if finding.result != HELD:
+            where = f"{name} {level}".strip()
+            raise ValueError(f"ONNX model refused, level {where}: {finding.says}")
+        if finding.says and (levels is PLAIN or level not in PLAIN):
+            say(f"{name or level}: {finding.says}")
+            metrics |= finding.data
     return metrics

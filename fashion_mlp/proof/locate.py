@@ -8,7 +8,6 @@ computed from it is right.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 import onnx
 
 from fashion_mlp.proof.layerwise import Steps
+from fashion_mlp.proof.matching import layouts
 
 
 class Place(NamedTuple):
@@ -101,9 +101,9 @@ def _equal_layout(array: np.ndarray, step: np.ndarray, limit: float) -> bool:
     """Tell whether one is the other, reshaped or with its axes in another order."""
     array, step = np.asarray(array, np.float64), np.asarray(step, np.float64)
     return any(
-        np.abs(one.transpose(order).ravel() - other.ravel()).max() <= limit
+        np.abs(flat - other.ravel()).max() <= limit
         for one, other in ((step, array), (array, step))
-        for order in itertools.permutations(range(one.ndim))
+        for flat in layouts(one)
     )
 
 

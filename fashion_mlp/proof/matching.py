@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
+
+from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, Finding
 
 MOST = 0.5  # of a weight's values: with fewer, it was computed anew; with more, values were changed
 
@@ -56,14 +58,15 @@ def match_weights(weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> 
         weights: float32, by name.
         model: the file.
     """
-    tensors = {name: _bits(array) for name, array in tensors_of(model).items()}
-    shapes = tensors_of(model)
+    arrays = tensors_of(model)
+    tensors = {name: _bits(array) for name, array in arrays.items()}
     found: dict[str, Match] = {}
     used = set()
     for name, array in weights.items():
         for other, bits in tensors.items():
             if bits.size == array.size and np.array_equal(bits, _bits(array)):
-                how = "whole" if _same_layout(array, shapes[other]) else "rearranged"
+                same = any(np.array_equal(it, arrays[other].ravel()) for it in layouts(array))
+                how = "whole" if same else "rearranged"
                 if name not in found or how == "whole":
                     found[name] = Match(name, how, 0, array.size, other)
                 used.add(other)
@@ -75,15 +78,33 @@ def match_weights(weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> 
     return [found[name] for name in weights]
 
 
+def find_weights(weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> Finding:
+    """Say what became of all of Keras' weights, see `match_weights`."""
+    matches = match_weights(weights, model)
+    kinds: dict[str, list[Any]] = {}
+    for match in matches:
+        kinds.setdefault(match.how, []).append(match)
+    counts = ", ".join(f"{len(found)} {how}" for how, found in kinds.items())
+    data = {"weights": [match._asdict() for match in matches]}
+    if changed := kinds.get("changed"):
+        one = changed[0]
+        return Finding(
+            DIFFERS, f"{counts}; {one.missing:,} of {one.size:,} values of {one.name} changed", data
+        )
+    if folded := kinds.get("folded"):
+        names = ", ".join(match.name for match in folded)
+        return Finding(LIMITED, f"{counts}: the file has none of {names} as they are", data)
+    return Finding(HELD, f"{counts}, bit for bit" if matches else "none", data)
+
+
 def _bits(array: np.ndarray) -> np.ndarray:
     """Sort the bit patterns of float32 values; minus zero is zero."""
     return np.sort((array.astype(np.float32) + np.float32(0)).view(np.uint32), axis=None)
 
 
-def _same_layout(array: np.ndarray, other: np.ndarray) -> bool:
-    """Tell whether one array is the other, reshaped or with its axes in another order."""
-    orders = itertools.permutations(range(array.ndim))
-    return any(np.array_equal(array.transpose(order).ravel(), other.ravel()) for order in orders)
+def layouts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Give an array's values with its axes in every order, flat."""
+    return (array.transpose(axes).ravel() for axes in itertools.permutations(range(array.ndim)))
 
 
 def _in_parts(

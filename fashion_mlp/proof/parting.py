@@ -8,32 +8,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 
 from fashion_mlp.proof.double import run_in_double
 from fashion_mlp.proof.findings import DIFFERS, HELD, OPEN, Finding, distance
 from fashion_mlp.proof.known import LOCATED, Known
-from fashion_mlp.proof.layerwise import as_double
 from fashion_mlp.proof.locate import Place, first_difference, node_place, user_of
+from fashion_mlp.proof.pairing import Beside
 
 WORST = 5  # rows and changes of class that are shown
 
 
-def find_place(
-    known: Known,
-    model: onnx.ModelProto,
-    feeds: Mapping[str, np.ndarray],
-    findings: Mapping[str, Finding],
-) -> Finding:
+def find_place(known: Known, file: Beside, findings: Mapping[str, Finding]) -> Finding:
     """Name the first layer and the first node that differ."""
-    matches = findings["weights"].data["weights"]
+    matches = findings["weights"].data.get("weights", [])
     folded = any(match["how"] == "folded" for match in matches)
     changed = next((match for match in matches if match["how"] == "changed"), None)
     place = Place("", "", "")
     with contextlib.suppress(ValueError):
-        place = differing(known, model, feeds, folded)
+        place = differing(known, file, folded)
     if changed and not place.node:  # a weight that none of these inputs shows
-        user = user_of(changed["tensor"], model)
+        user = user_of(changed["tensor"], file.model)
         place = Place(changed["name"], *(node_place(user) if user else ("", "")))
     if not place.layer and not place.node:
         return Finding(OPEN, "no layer and no node differs in float64")
@@ -42,27 +36,22 @@ def find_place(
     )
 
 
-def differing(
-    known: Known,
-    model: onnx.ModelProto,
-    feeds: Mapping[str, np.ndarray],
-    folded: bool,
-) -> Place:
+def differing(known: Known, file: Beside, folded: bool) -> Place:
     """Run the file in float64, all its nodes, and find the first that differs from Keras.
 
     Raises:
         ValueError: it can't be run.
     """
-    given = {name: as_double(array[-LOCATED:]) for name, array in feeds.items()}
-    values = given | run_in_double(model, every=True)(given)
+    given = {name: array[-LOCATED:] for name, array in file.feeds.items()}
+    values = given | run_in_double(file.model, every=True)(given)
     limits = known.wide_limits if folded else known.limits
     wrong = [
-        value.name
-        for value, expected, limit in zip(model.graph.output, known.double, limits, strict=True)
-        if not distance(expected[-LOCATED:], values[value.name]) <= limit
+        name
+        for name, expected, limit in zip(file.outputs, known.double, limits, strict=True)
+        if not distance(expected[-LOCATED:], values[name]) <= limit
     ]
     step_limits = known.step_limits[folded]
-    return first_difference(known.steps, known.step_values, step_limits, model, values, wrong)
+    return first_difference(known.steps, known.step_values, step_limits, file.model, values, wrong)
 
 
 def worst_rows(known: Known, answers: Sequence[np.ndarray]) -> Finding:

@@ -126,7 +126,7 @@ def _bounds(layers: Sequence[Layer], images: np.ndarray, precision: Precision) -
             sizes = np.abs(kernel)
             terms = 1 + np.count_nonzero(largest, axis=1, keepdims=True)
             size = largest @ sizes + np.abs(bias)
-            gamma = _gamma(terms, precision.unit)
+            gamma = gamma_of(terms, precision.unit)
             overflows |= ~((size * (1.0 + gamma)).max(axis=1) < precision.largest)
             values = values @ kernel + bias
             flushed = sizes.sum(axis=0) + largest.sum(axis=1, keepdims=True) + 4.0 * terms
@@ -145,7 +145,7 @@ def _bounds(layers: Sequence[Layer], images: np.ndarray, precision: Precision) -
         return Bounds(_softmax(values), low, high)
 
 
-def _gamma(terms: np.ndarray, unit: float) -> np.ndarray:
+def gamma_of(terms: np.ndarray, unit: float) -> np.ndarray:
     """Give the largest relative error of a sum of so many products."""
     product = terms * (unit * SLACK)
     gamma: np.ndarray = product / (1.0 - product)
@@ -171,7 +171,7 @@ def _softmax_bounds(
     most = power * (1.0 + EXP_ERROR * unit) + tiny
     least = np.exp(logits - error - top - inside) * (1.0 - EXP_ERROR * unit) - tiny
     least = np.maximum(least, 0.0)
-    around = _gamma(np.array(logits.shape[1] + 1), unit)
+    around = gamma_of(np.array(logits.shape[1] + 1), unit)
     others = 1.0 - np.eye(logits.shape[1])  # added up anew: a difference would cancel
     high = most / (most + least @ others) * (1.0 + 2.0 * around) + tiny
     low = least / (least + most @ others) * (1.0 - around) - tiny
