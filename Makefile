@@ -58,7 +58,7 @@ sweep-picture:  ## draw this commit's experiments to docs/sweep.png; METRIC=vali
 	@$(TASK) run python -m report.sweep @METRIC
 
 test:  ## run the tests (5 to 6 minutes)
-	@$(TASK) run python -m pytest -n 2 --dist loadfile
+	@$(TASK) run python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 page:  ## make consumers/web a whole page (needs Node's npm, and `make` before)
 	@$(TASK) page

@@ -129,7 +129,8 @@ def texts(cache: Path) -> Iterator[Damage]:
 def is_database(path: Path) -> bool:
     """Whether SQLite finds a file whole; one that is in use counts as whole."""
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        address = f"{path.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, timeout=0, uri=True)) as connection:
             found: tuple[str] = connection.execute("PRAGMA quick_check(1)").fetchone()
             return found[0] == "ok"
     except sqlite3.OperationalError:

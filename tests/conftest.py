@@ -19,16 +19,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, sync_playwright
 
-from pipeline.params import (
-    FILES,
-    Evaluate,
-    Export,
-    File,
-    Params,
-    Preprocess,
-    Train,
-    check_params,
-)
+from pipeline.params import FILES, Evaluate, Export, File, Params, Preprocess, Train
 from tests.server import Server, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +33,14 @@ os.environ.pop("FASHION_MNIST_DIR", None)
 # Tests send Ctrl-C to processes that they start. What is run in a script's background ignores it,
 # and so do its children, unless the parent handles it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The longest files are begun first, so that none is left for one worker alone at the end.
+LONGEST = ("test_pipeline", "test_tasks", "test_train", "test_environment", "test_evaluate")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -143,10 +142,7 @@ def paper_values() -> dict[str, Any]:
             "image_shape": [28, 28],
             "photos": "trimmed",
             "classes": CLASSES,
-            "class_names": {
-                "en": english.replace("_", " ").split(" ", 9),
-                "ru": russian.split(),
-            },
+            "class_names": {"en": english.replace("_", " ").split(" ", 9), "ru": russian.split()},
         },
         "fetch": {
             "timeout": 30,
@@ -184,11 +180,6 @@ def small_values(data: Data, **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def data() -> Data:
     return make_data(TRAIN, TEST, HEIGHT, WIDTH)
-
-
-@pytest.fixture(scope="session")
-def small_params(data: Data) -> Params:
-    return check_params(small_values(data))
 
 
 @pytest.fixture

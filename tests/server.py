@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import http.server
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers by path; anything else is 404. Keeps the paths that were asked for."""
+    """Answers by path; anything else is 404."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, Answer] = {}
-        self.asked: list[str] = []
         self.closing = threading.Event()
 
     @property
@@ -38,11 +39,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
         self.server.answers.get(self.path, status(404))(self)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder without a line for each request."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serving_folder(folder: Path) -> Iterator[str]:
+    """Serve files as any static server would; give the address, with a slash at its end."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 @contextmanager

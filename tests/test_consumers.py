@@ -154,10 +154,7 @@ def as_bytes(images: np.ndarray) -> np.ndarray:
 
 
 def test_example_writes_all_probabilities(
-    example: tuple[list[str], bool],
-    project: Path,
-    images: np.ndarray,
-    probabilities: np.ndarray,
+    example: tuple[list[str], bool], project: Path, images: np.ndarray, probabilities: np.ndarray
 ) -> None:
     command, exact = example
     np.save(project / "images.npy", as_bytes(images) if exact else images)

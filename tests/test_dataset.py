@@ -181,9 +181,7 @@ def test_a_class_or_a_split_without_images_is_refused(
         path.unlink()
     assert "no test image; add pictures, or lay out train/ and test/" in fails(work, capsys)
     shutil.rmtree(clothes)
-    assert fails(work, capsys) == [
-        "dataset: clothes: no such folder; make dataset FOLDER=PATH",
-    ]
+    assert fails(work, capsys) == ["dataset: clothes: no such folder; make dataset FOLDER=PATH"]
 
 
 @pytest.mark.parametrize("fault", ["params.yaml", "a file in the place of data/own"])
@@ -205,12 +203,8 @@ def test_plain_resizes_to_a_shape_and_does_nothing_else(clothes: Path) -> None:
     params = load_params()
     assert (params.dataset.photos, params.dataset.image_shape) == ("plain", (20, 40))
     with Image.open(clothes / "Shoes/5.png") as picture:
-        values = np.asarray(picture.convert("L"), np.int64)
-    # Each pixel repeated, so that blocks of whole pixels are averaged.
-    rows, columns = values.shape
-    repeated = values.repeat(20, axis=0).repeat(40, axis=1)
-    sums = repeated.reshape(20, rows, 40, columns).sum(axis=(1, 3))
-    assert np.floor(sums / values.size + 0.5).astype(np.uint8).tobytes() in splits()
+        expected = predict.to_picture(picture, (20, 40), "plain")
+    assert expected.tobytes() in splits()
 
 
 def test_cyrillic_names_are_the_russian_ones(clothes: Path) -> None:

@@ -178,26 +178,6 @@ def is_there(path: str, base: Path) -> bool:
     )
 
 
-def test_readme_has_every_module() -> None:
-    (tree,) = re.findall(r"^```\n(params\.yaml.*?)^```", TEXTS["README.md"], re.M | re.S)
-    folders: list[str] = []
-    listed = set()
-    for indent, entry in re.findall(r"^( *)([^\s,]+(?:, \S+)*)", tree, re.M):
-        del folders[len(indent) // 2 :]
-        for one in entry.split(", "):
-            listed.add("/".join([*folders, one.rstrip("/")]))
-        folders.append(entry.rstrip("/"))
-    assert {entry for entry in listed if not is_there(entry, Path())} == set()
-    modules = {
-        path
-        for path in TRACKED
-        if re.match(r"(stages|fashion_mlp|pipeline)/.*\.py$", path) and "__init__" not in path
-    }
-    assert modules - listed == set()
-    tops = {path.split("/")[0] for path in TRACKED if re.match(r"[a-z]\w+/", path)}
-    assert tops - listed == set()
-
-
 def test_every_fault_of_reliability_has_a_test_that_is_there() -> None:
     rows = re.findall(r"^\|(.+)\|(.*)\|(.*)\|$", TEXTS["docs/reliability.md"], re.M)
     named = [re.findall(r"(test_\w+\.py): (\w+)", tests) for _, _, tests in rows]

@@ -92,13 +92,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(tmp_path_factory.mktemp("makefile")).create()
 
 
-VALUES = [
-    "HEAD; touch ran",
-    "$(touch ran)",
-    "$(shell touch ran)",
-    "`touch ran`",
-    "a'b\"; touch ran",
-]
+VALUES = ["HEAD; touch ran $(touch ran) $(shell touch ran) `touch ran`", "a'b\"; touch ran"]
 
 
 @pytest.mark.parametrize("value", VALUES)

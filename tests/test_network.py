@@ -69,7 +69,7 @@ def test_an_image_is_given_the_same_bits_among_any_number_of_images() -> None:
     network = network_of(make_layers(784, [800], CLASSES, scale=0.05))
     images = make_images(10_000, 784)
     expected = predict(network, images)
-    for count in (1, 2, 3, 5, 8, 13, 31, 32, 33, 63, 64, 65, 100, 1001, 5000):
+    for count in (1, 2, 13, 32, 33, 65, 1001, 5000):
         assert predict(network, images[:count]).tobytes() == expected[:count].tobytes(), count
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from checks.sandbox import ROOT, Sandbox
+from tests.server import serving_folder
 
 pytestmark = pytest.mark.web  # it needs the page's packages
 
@@ -38,13 +36,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
 
 @pytest.fixture
 def address(own: Sandbox) -> Iterator[str]:
-    handler = functools.partial(
-        SimpleHTTPRequestHandler, directory=str(own.folder / "consumers/web")
-    )
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with serving_folder(own.folder / "consumers/web") as server:
+        yield server
 
 
 def test_commands_end_in_a_network_that_knows_the_shapes(own: Sandbox) -> None:

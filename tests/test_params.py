@@ -15,7 +15,7 @@ from tests.conftest import ROOT, edited, other_values, paper_values
 VALUES = paper_values()
 TEXT = yaml.safe_dump(VALUES, allow_unicode=True, sort_keys=False)
 IS_MISSING = "is missing; add it (`git show HEAD:params.yaml` has every key)"
-EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def paths(values: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -71,52 +71,24 @@ def test_the_defaults_are_the_papers_training() -> None:
     assert check_params(VALUES).train == train
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("train.epochs", -1, "train.epochs: input should be greater than or equal to 1; got -1"),
-        (
-            "train.epochs",
-            True,
-            "train.epochs: a number, not true or false; got True",
-        ),
-        (
-            "train.activation",
-            "gelu",
-            "train.activation: input should be 'relu', 'sigmoid' or 'tanh'; got 'gelu'",
-        ),
-        (
-            "train.optimizer.config.learning_rate",
-            0,
-            "train.optimizer.config.learning_rate: input should be greater than 0; got 0",
-        ),
-        (
-            "train.hidden_units",
-            [800, 0],
-            "train.hidden_units.1: input should be greater than or equal to 1; got 0",
-        ),
-        (
-            "preprocess.validation_image",
-            5,
-            "preprocess.validation_image is unknown (value 5); known here: validation_images",
-        ),
-        (
-            "fetch.files.train-labels-idx1-ubyte.sha256",
-            "beef",
-            "fetch.files.train-labels-idx1-ubyte.sha256: string should match pattern "
-            "'^[0-9a-f]{64}$'; got 'beef'",
-        ),
-        (
-            "gate.tolerances.other",
-            float("nan"),
-            "gate.tolerances.other: input should be a finite number; got nan",
-        ),
-    ],
-)
+SAYS = [
+    ("train.epochs", -1, "input should be greater than or equal to 1; got -1"),
+    ("train.epochs", True, "a number, not true or false; got True"),
+    ("train.activation", "gelu", "input should be 'relu', 'sigmoid' or 'tanh'; got 'gelu'"),
+    ("train.optimizer.config.learning_rate", 0, "input should be greater than 0; got 0"),
+    ("train.hidden_units.0", 0, "input should be greater than or equal to 1; got 0"),
+    ("gate.tolerances.other", math.nan, "input should be a finite number; got nan"),
+    ("fetch.files.train-labels-idx1-ubyte.sha256", "beef",
+     "string should match pattern '^[0-9a-f]{64}$'; got 'beef'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "message"), SAYS)
 def test_check_params_says_key_value_and_what_is_allowed(
     key: str, value: Any, message: str
 ) -> None:
-    assert fault(edited(VALUES, {key: value})) == f"params.yaml: {message}"
+    (path,) = (path for path in PATHS if ".".join(map(str, path)) == key)
+    assert fault(changed(path, value)) == f"params.yaml: {key}: {message}"
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\x1b[2J", "a\nb"])
@@ -272,7 +244,7 @@ def test_check_params_refuses_a_wrong_type_wherever_it_stands(
         assert names(text, path)
 
 
-@settings(EXAMPLES, max_examples=150)
+@EXAMPLES
 @given(
     at=st.integers(0, len(TEXT)),
     cut=st.integers(0, 40),
@@ -303,8 +275,8 @@ BILLION_LAUGHS = "a: &a [x]\n" + "".join(
         "null",
         "[1, 2]",
         "a: &a [*a]",
-        "[" * 20_000,
-        "{a: " * 20_000,
+        "[" * 3_000,
+        "{a: " * 3_000,
         "a: 2001-99-99",
         "a: !!int x",
         "a: !!binary x",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +53,11 @@ def answer(tmp_path: Path) -> float:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command as its users do."""
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    """Run the command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = predict.main([*map(str, arguments)])
+    return subprocess.CompletedProcess([], status, out.getvalue(), err.getvalue())
 
 
 def test_to_picture_fits_trims_and_negates_a_dark_square(tmp_path: Path) -> None:
@@ -283,8 +287,9 @@ def test_main_takes_a_file_name_that_is_no_text(model: Path, shirt: Path, answer
     path = os.fsdecode(os.fsencode(shirt.parent) + b"/\x1b[31m\xff")
     shirt.rename(path)
     assert json.loads(run(path, "--json", "--model", model).stdout)[0]["file"] == path
-    shown = f"{shirt.parent}/\\x1b[31m\\udcff: d, {answer:.4f}\n"
-    assert run(path, "--model", model).stdout == shown
+    command = [sys.executable, str(SCRIPT), path, "--model", str(model)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown == f"{shirt.parent}/\\x1b[31m\\udcff: d, {answer:.4f}\n"
 
 
 def test_main_ends_quietly_where_nobody_reads_on(model: Path, shirt: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -103,31 +104,35 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def restate(dist: Path, change: Callable[[Any], object]) -> None:
+    """Write what is stated anew after a change to it, and SHA256SUMS."""
+    stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
+    change(stated)
+    write_json(dist / STATEMENT, stated)
+    write_text(dist / SUMS, sums(dist))
+
+
 def forge(dist: Path, name: str) -> None:
-    """Change a file, and the hashes that are stated for it."""
-    flip(dist / name)
-    stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
-    for subject in stated["subject"]:
-        subject["digest"]["sha256"] = hashes(dist, set())[subject["name"]]
-    write_json(dist / STATEMENT, stated)
-    write_text(dist / SUMS, sums(dist))
+    """Change a file, or add one, and the hash that is stated for it."""
+    if (dist / name).exists():
+        flip(dist / name)
+    else:
+        (dist / name).write_text("added")
 
+    def change(stated: Any) -> None:
+        others = [it for it in stated["subject"] if it["name"] != name]
+        subject = {"name": name, "digest": {"sha256": hashes(dist, set())[name]}}
+        stated["subject"] = [*others, subject]
 
-def forge_new(dist: Path, name: str) -> None:
-    """Add a file, to SHA256SUMS and the statement too."""
-    (dist / name).write_text("added")
-    stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
-    stated["subject"].append({"name": name, "digest": {"sha256": hashes(dist, set())[name]}})
-    write_json(dist / STATEMENT, stated)
-    write_text(dist / SUMS, sums(dist))
+    restate(dist, change)
 
 
 def forge_commit(dist: Path, commit: str) -> None:
-    stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
-    definition = stated["predicate"]["buildDefinition"]
-    definition["resolvedDependencies"][0]["digest"]["gitCommit"] = commit
-    write_json(dist / STATEMENT, stated)
-    write_text(dist / SUMS, sums(dist))
+    def change(stated: Any) -> None:
+        definition = stated["predicate"]["buildDefinition"]
+        definition["resolvedDependencies"][0]["digest"]["gitCommit"] = commit
+
+    restate(dist, change)
 
 
 def link(dist: Path) -> None:
@@ -171,7 +176,7 @@ TAMPERINGS: dict[str, Callable[[Path], object]] = {
     "a forged model": lambda dist: forge(dist, MODELS[2]),
     "a forged page": lambda dist: forge(dist, "page/page.js"),
     "a forged licence": lambda dist: forge(dist, "LICENSE"),
-    "a forged file more": lambda dist: forge_new(dist, "page/new.js"),
+    "a forged file more": lambda dist: forge(dist, "page/new.js"),
     "an option of git for a commit": lambda dist: forge_commit(dist, "--output=HEAD"),
     "a branch for a commit": lambda dist: forge_commit(dist, "HEAD"),
 }

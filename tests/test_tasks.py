@@ -61,15 +61,12 @@ def test_what_is_printed_to_a_full_disk_is_one_line_of_error(tiny: Tiny) -> None
     assert first == ("make: a file, or standard output: No space left on device; free some space")
 
 
-WRONG = {
+WRONG = {  # one of the schema, one of Keras, one of what is counted
     "train.epochs": (0, "train.epochs: input should be greater than or equal to 1; got 0"),
-    "train.epoch": (3, "train.epoch is unknown (value 3)"),
-    "train.optimizer.config.momentun": (0.9, "train.optimizer.config.momentun is unknown"),
     "train.optimizer.class_name": ("Sgd", "train.optimizer.class_name: expected one of Adadelta,"),
     "preprocess.validation_images": (
         60000, "preprocess.validation_images: must be below 60,000, the number of training images"
     ),
-    "evaluate.examples": ([60000], "evaluate.examples: [60000] must be below 60,000"),
 }  # fmt: skip
 
 
@@ -183,7 +180,8 @@ def test_make_goes_on_from_damaged_state(tiny: Tiny, name: str) -> None:
     (tiny.folder / "models/model").unlink()  # so that there is something to do
     tiny.do("make")
     assert tiny.results() == good
-    tiny.do("make", "heal")  # knows the rest, which plain `make` has no need of
+    if len(paths) > 1:
+        tiny.do("make", "heal")  # knows the rest, which plain `make` has no need of
     for path in paths:
         assert not path.exists() or path.is_file()
         assert not path.is_file() or not path.read_bytes().endswith(b"{garbage")
@@ -339,16 +337,6 @@ def test_recipe_leaves_the_folder_alone_and_needs_no_source(tiny: Tiny) -> None:
     preset.write_text(preset.read_text().replace("epochs: 3", "epochs: 4"))
     tiny.do("make", "recipe", "NAME=quick", "SEED=3", SOURCE="/nowhere")
     assert metrics(tiny, "quick-seed3") == {"epochs": 4}
-    # DVC knows it as its own.
-    tiny.do("git", "checkout", "--quiet", ".")
-    dvc = str(Path(sys.executable).with_name("dvc"))
-    assert "train.epochs" in tiny.do(dvc, "exp", "diff", "HEAD", "quick-seed3")
-    tiny.do(dvc, "exp", "apply", "quick-seed3")
-    assert tiny.metric() == {"epochs": 4}
-    written = yaml.safe_load((tiny.folder / "params.yaml").read_text())["train"]
-    assert (written["seed"], written["epochs"], written["optimizer"]["class_name"]) == (
-        3, 4, "AdamW",
-    )  # fmt: skip
 
 
 def test_a_killed_recipe_leaves_the_folder_alone_and_can_be_run_again(tiny: Tiny) -> None:
@@ -376,7 +364,7 @@ def test_a_killed_recipe_leaves_the_folder_alone_and_can_be_run_again(tiny: Tiny
 
 
 def test_an_unknown_preset_is_refused_in_one_line(tiny: Tiny) -> None:
-    for name in ("nope", "../presets/quick", ""):
+    for name in ("nope", "../presets/quick"):
         status, output = tiny.run("make", "recipe", f"NAME={name}")
         first, _ = output.splitlines()
         assert status != 0
@@ -468,7 +456,9 @@ def test_experiments_travel_between_two_clones(tiny: Tiny, tmp_path: Path) -> No
     other.environment = tiny.environment
     assert "quick-seed1" in other.do(dvc, "exp", "list", "origin")
     other.do(dvc, "exp", "pull", "origin", "quick-seed1")
-    assert "[quick-seed1]" in other.do(dvc, "exp", "show", "--md")
+    assert "train.epochs" in other.do(dvc, "exp", "diff", "HEAD", "quick-seed1")
     other.do(dvc, "exp", "apply", "quick-seed1")
     assert (other.folder / "models/model").is_file()
     assert other.metric() == {"epochs": 3}
+    train = yaml.safe_load((other.folder / "params.yaml").read_text())["train"]
+    assert (train["seed"], train["optimizer"]["class_name"]) == (1, "AdamW")
