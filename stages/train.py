@@ -97,13 +97,15 @@ def own_bits(params: Train) -> list[str]:
     """
     from fashion_mlp.training.optimizer import UNPORTABLE
 
-    values = params.model_dump() | {"optimizer": params.optimizer.class_name}
-    reasons = {
-        "optimizer": params.optimizer.class_name in UNPORTABLE,
-        "precision": params.precision == "bfloat16",
-        "device": params.device == "gpu",
-    }
-    return [f"{key} {values[key]}" for key, holds in reasons.items() if holds]
+    options = params.optimizer.config.model_dump()
+    named = {"optimizer": params.optimizer.class_name} | options
+    found = [
+        f"{key} {value}"
+        for key, value in named.items()
+        if value and (key in UNPORTABLE or value in UNPORTABLE)
+    ]
+    found += ["precision bfloat16"] if params.precision == "bfloat16" else []
+    return found + (["device gpu"] if params.device == "gpu" else [])
 
 
 def compile_network(network: keras.Model, params: Train) -> None:

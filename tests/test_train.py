@@ -333,6 +333,7 @@ def test_make_optimizer_refuses_what_keras_does_not_take(
         ({"precision": "bfloat16"}, ["precision bfloat16"]),
         ({"precision": "bfloat16", "device": "gpu"}, ["precision bfloat16", "device gpu"]),
         ({"optimizer": {"class_name": "Muon"}}, ["optimizer Muon"]),
+        ({"optimizer": {"config": {"clipnorm": 0.5}}}, ["clipnorm 0.5"]),
         ({"optimizer": {"class_name": "RMSprop"}}, []),
         ({"batch_size": 7}, []),
     ],

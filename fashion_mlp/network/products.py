@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 # Smaller products are filled up with zeros. Of fewer rows, the order of adding depends on the
-# number of threads (measured: 2 to 32); of fewer columns, on the processor (33 to 49, and 1), but
-# for 2 to NARROW, which all add in one chain.
+# number of threads (measured: 2 to 32); of fewer columns, or fewer products to add, on the
+# processor (33 to 49 columns, and 1; 41, 45 and 49 products), but for up to NARROW of them.
 SMALL, NARROW = 64, 16
 # Products in a chain. YNNPACK cuts here itself, but not with its kernels for ARM's SME.
 CHAIN = 512
@@ -30,13 +30,15 @@ def product(left: tf.Tensor, right: tf.Tensor, transpose_b: bool = False) -> tf.
     rows, length = left.shape
     columns = right.shape[0 if transpose_b else 1]
     narrow = 1 < columns <= NARROW
-    if rows is not None and rows < SMALL:  # None: Keras asks for the shape alone
-        left = tf.pad(left, ((0, SMALL - rows), (0, 0)))
-    if columns < SMALL and not narrow:
-        more = (0, SMALL - columns)
-        right = tf.pad(right, (more, (0, 0)) if transpose_b else ((0, 0), more))
-    chain = length if narrow else CHAIN
-    parts = (slice(first, first + chain) for first in range(0, length, chain))
+    # None: Keras asks for the shape alone
+    more_rows = SMALL - rows if rows is not None and rows < SMALL else 0
+    more_columns = SMALL - columns if columns < SMALL and not narrow else 0
+    more = SMALL - length if NARROW < length < SMALL else 0
+    left = tf.pad(left, ((0, more_rows), (0, more)))
+    shape = ((0, more), (0, more_columns))
+    right = tf.pad(right, shape[::-1] if transpose_b else shape)
+    chain = length + more if narrow else CHAIN
+    parts = (slice(first, first + chain) for first in range(0, length + more, chain))
     sums = (
         tf.raw_ops.BatchMatMulV3(
             x=left[:, part],

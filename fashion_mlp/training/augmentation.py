@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from fashion_mlp.network.products import product
 from fashion_mlp.training.batches import Draws, Part
 
 # Purposes of the numbers drawn, see `Draws`; a layer's dropout adds the layer's number to its own.
@@ -119,8 +120,8 @@ def elastic_field(image_shape: tuple[int, int], bends: tf.Tensor) -> tf.Tensor:
     knots = np.eye(KNOTS**2, dtype=np.float32).reshape(-1, KNOTS, KNOTS, 1)
     with tf.init_scope():  # computed once, not compiled
         share = tf.image.resize(knots, image_shape, "bicubic").numpy().reshape(KNOTS**2, -1)
-    down, right = (half @ share.round(6) for half in tf.split(bends, 2, axis=1))
-    return tf.stack([down, right])
+    halves = tf.split(bends, 2, axis=1)
+    return tf.stack([product(half, tf.constant(share.round(6))) for half in halves])
 
 
 def resample(images: tf.Tensor, image_shape: tuple[int, int], places: tf.Tensor) -> tf.Tensor:

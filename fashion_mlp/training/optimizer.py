@@ -13,7 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 WHERE = "params.yaml: train.optimizer"
-UNPORTABLE = ("Adafactor", "Muon")  # other bits on ARM than on x86 (docs/reproducibility.md)
+# Optimizers and options that sum up all of a gradient: other bits on ARM than on x86
+# (docs/reproducibility.md).
+UNPORTABLE = ("Adafactor", "Lamb", "Muon", "clipnorm", "global_clipnorm")
 
 
 def make_optimizer(
