@@ -65,7 +65,6 @@ PARAMETERS: list[dict[str, Any]] = [
     {"hidden_units": []},
     {"hidden_units": [256, 128]},
     {"hidden_units": [40, 1, 17]},
-    {"batch_size": 27},
     {"loss": "mean_squared_error"},
     {"loss": "kl_divergence"},
 ]

@@ -90,11 +90,12 @@ def kept(path: Path) -> Iterator[None]:
         raise
 
 
-def own_bits(params: Train) -> list[str]:
+def own_bits(params: Train, images: int) -> list[str]:
     """List the parameters for which other machines train to other bits, with how they do.
 
     docs/reproducibility.md says what is known of the causes.
     """
+    from fashion_mlp.network.products import SMALL
     from fashion_mlp.training.optimizer import UNPORTABLE
 
     options = params.optimizer.config.model_dump()
@@ -105,7 +106,10 @@ def own_bits(params: Train) -> list[str]:
         if value and (key in UNPORTABLE or value in UNPORTABLE)
     ]
     found += ["precision bfloat16"] if params.precision == "bfloat16" else []
-    return found + (["device gpu"] if params.device == "gpu" else [])
+    found += ["device gpu"] if params.device == "gpu" else []
+    size = params.batch_size
+    small = min(size, images) < SMALL or 0 < images % size < SMALL
+    return found + ([f"batch_size {size}"] if small else [])
 
 
 def compile_network(network: keras.Model, params: Train) -> None:
@@ -135,7 +139,7 @@ def main() -> None:
     checkpoint = Checkpoint(CHECKPOINT, of)
     network = build_network(pixels, params.train.hidden_units, params.train.activation, classes)
     network.summary()
-    if reasons := own_bits(params.train):
+    if reasons := own_bits(params.train, len(split.images)):
         print(
             f"train: with {', '.join(reasons)} the weights' last bits are this machine's own; "
             f"others agree in the first digits (docs/reproducibility.md)",

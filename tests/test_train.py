@@ -327,21 +327,23 @@ def test_make_optimizer_refuses_what_keras_does_not_take(
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "images", "expected"),
     [
-        ({}, []),
-        ({"precision": "bfloat16"}, ["precision bfloat16"]),
-        ({"precision": "bfloat16", "device": "gpu"}, ["precision bfloat16", "device gpu"]),
-        ({"optimizer": {"class_name": "Muon"}}, ["optimizer Muon"]),
-        ({"optimizer": {"config": {"clipnorm": 0.5}}}, ["clipnorm 0.5"]),
-        ({"optimizer": {"class_name": "RMSprop"}}, []),
-        ({"batch_size": 7}, []),
+        ({}, 60_000, []),
+        ({"precision": "bfloat16"}, 60_000, ["precision bfloat16"]),
+        ({"device": "gpu"}, 60, ["device gpu", "batch_size 200"]),
+        ({"optimizer": {"class_name": "Muon"}}, 60_000, ["optimizer Muon"]),
+        ({"optimizer": {"config": {"clipnorm": 0.5}}}, 60_000, ["clipnorm 0.5"]),
+        ({"optimizer": {"class_name": "RMSprop"}}, 60_000, []),
+        ({"batch_size": 63}, 126, ["batch_size 63"]),
+        ({"batch_size": 64}, 128, []),
+        ({"batch_size": 64}, 66, ["batch_size 64"]),
     ],
 )
 def test_stage_names_what_makes_the_bits_the_machine_s_own(
-    changes: dict[str, Any], expected: list[str]
+    changes: dict[str, Any], images: int, expected: list[str]
 ) -> None:
-    assert stage.own_bits(Train(**changes)) == expected
+    assert stage.own_bits(Train(**changes), images) == expected
 
 
 def test_main_writes_model_metrics_and_history(work: Path, data: Data, capsys: Any) -> None:
