@@ -57,7 +57,7 @@ watch:  ## show the curves of a training run as it goes, in a browser; PORT=8001
 sweep-picture:  ## draw this commit's experiments to docs/sweep.png; METRIC=validation_loss: another metric
 	@$(TASK) run python -m report.sweep @METRIC
 
-test:  ## run the tests (5 to 6 minutes)
+test:  ## run the tests (5 minutes)
 	@$(TASK) run python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 page:  ## make consumers/web a whole page (needs Node's npm, and `make` before)
