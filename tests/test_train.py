@@ -354,7 +354,10 @@ def test_main_writes_model_metrics_and_history(work: Path, data: Data, capsys: A
     Path("params.yaml").write_text(yaml.safe_dump(small_values(data, **changes)))
     preprocess.main()
     stage.main()
-    assert "train: with precision bfloat16 the weights' last bits are" in capsys.readouterr().err
+    assert (
+        "train: with precision bfloat16, batch_size 50 the weights' last bits"
+        in capsys.readouterr().err
+    )
     header, *lines = Path("plots/history.csv").read_text().splitlines()
     assert header == "epoch,loss,accuracy,validation_loss,validation_accuracy"
     last = [float(value) for value in lines[1].split(",")]
