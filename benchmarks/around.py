@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import Row, Table, rounds, timed
-from checks.sandbox import ROOT, Sandbox, environment
+from checks.sandbox import Sandbox, environment
 from fashion_mlp.paths import RAW
+from pipeline.environment import ROOT
 
 
 def measure(count: int) -> list[Table]:

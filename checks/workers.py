@@ -29,7 +29,8 @@ import numpy as np
 import yaml
 
 from checks.common import machine, table
-from checks.sandbox import ROOT, environment, files
+from checks.sandbox import environment, files
+from pipeline.environment import ROOT
 from pipeline.params import Train
 
 IMAGES, VALIDATION, EPOCHS = 20_000, 1_000, 3

@@ -22,7 +22,6 @@ from playwright.sync_api import Browser, sync_playwright
 from pipeline.params import FILES, Evaluate, Export, File, Params, Preprocess, Train
 from tests.server import Server, serving
 
-ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH, CLASSES = 4, 3, 10  # not square, so that swapped axes show
 TRAIN, TEST = 300, 100
 

@@ -24,9 +24,9 @@ from tabulate import tabulate
 
 from consumers.runtimes import RUNTIMES
 from fashion_mlp.pictures import paper
+from pipeline.environment import ROOT
 from pipeline.params import Params
 
-ROOT = Path(__file__).resolve().parent.parent
 METRICS = [f"metrics/{stage}.json" for stage in ("train", "evaluate", "export")]
 PROOF = "metrics/proof.csv"
 MOMENTUM = ROOT / "docs/momentum.json"  # metrics of the experiment that README shows, by file

@@ -15,8 +15,8 @@ import yaml
 from benchmarks import measure, results, training
 from benchmarks.baselines import one_epoch
 from benchmarks.measure import Row, Table
+from pipeline.environment import ROOT
 from pipeline.params import Train
-from tests.conftest import ROOT
 
 
 def test_ratio_is_taken_within_a_round() -> None:

@@ -15,7 +15,8 @@ import yaml
 from checks import gate, repro
 from checks.common import ABSENT, leaves
 from checks.lock import stale
-from tests.conftest import ROOT, edited, paper_values
+from pipeline.environment import ROOT
+from tests.conftest import edited, paper_values
 
 PICTURE = b"\x89PNG\r\n\x1a\n\xff\xfe"  # not UTF-8
 METRICS = {"train_loss": 0.5, "images": 3, "test_accuracy": 0.75}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from pipeline.environment import ROOT
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 

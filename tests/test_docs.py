@@ -9,8 +9,9 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from pipeline.environment import ROOT
 from pipeline.params import Train, load_params
-from tests.docs_cog import ROOT, run
+from tests.docs_cog import run
 
 TRACKED = set(run(ROOT, "git", "ls-files").stdout.splitlines())
 DOCUMENTS = sorted(name for name in TRACKED if name.endswith(".md"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from pipeline.environment import ROOT
 
 TRAIN = """
 import hashlib, os

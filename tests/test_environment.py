@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.environment import ROOT
 from tasks.environment import is_current, missing, probe
-from tests.tiny import ROOT
 
 WHEEL = "tiny_package-{version}-py3-none-any.whl"
 

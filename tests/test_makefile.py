@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.tiny import ROOT, Tiny
+from pipeline.environment import ROOT
+from tests.tiny import Tiny
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 # What GNU make 3.81 does not know, by the release that brought it.
@@ -89,7 +90,7 @@ def test_a_mistyped_target_gets_one_line_that_helps(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return Tiny(tmp_path_factory.mktemp("makefile")).create()
+    return Tiny(tmp_path_factory.mktemp("makefile"))
 
 
 VALUES = ["HEAD; touch ran $(touch ran) $(shell touch ran) `touch ran`", "a'b\"; touch ran"]
@@ -97,7 +98,7 @@ VALUES = ["HEAD; touch ran $(touch ran) $(shell touch ran) `touch ran`", "a'b\";
 
 @pytest.mark.parametrize("value", VALUES)
 def test_values_of_variables_run_nothing(tiny: Tiny, value: str) -> None:
-    for output in (tiny.do("make", "gate", f"REV={value}"), tiny.do("make", "gate", REV=value)):
+    for output in (tiny.good("make", "gate", f"REV={value}"), tiny.good("make", "gate", REV=value)):
         assert json.loads(output.splitlines()[-1]) == [value]
     for variable in ("NAME", "SEED"):
         status, output = tiny.run("make", "recipe", f"{variable}={value}")
@@ -107,7 +108,7 @@ def test_values_of_variables_run_nothing(tiny: Tiny, value: str) -> None:
 
 
 def test_a_value_that_is_not_given_is_left_out(tiny: Tiny) -> None:
-    assert json.loads(tiny.do("make", "gate").splitlines()[-1]) == []
+    assert json.loads(tiny.good("make", "gate").splitlines()[-1]) == []
 
 
 def test_without_python_one_line_says_what_is_needed(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from checks.sandbox import ROOT, Sandbox
+from checks.sandbox import Sandbox
+from pipeline.environment import ROOT
 from tests.server import serving_folder
 
 pytestmark = pytest.mark.web  # it needs the page's packages

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from checks.sandbox import ROOT, Sandbox
+from checks.sandbox import Sandbox
+from pipeline.environment import ROOT
 from tests.conftest import other_values, snapshot
 from tests.docs_cog import stage_lines
 from tests.server import body, serving

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.environment import ROOT
 from pipeline.params import File
 from stages import preprocess as stage
 from stages.preprocess import one_hot, prepare, scale
 from tests.conftest import (
     CLASSES,
     HEIGHT,
-    ROOT,
     TEST,
     TRAIN,
     WIDTH,

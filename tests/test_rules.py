@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.environment import ROOT
 from pipeline.params import Params
-from tests.conftest import ROOT
 
 STAGES = ("fetch", "preprocess", "train", "evaluate", "export")
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
