@@ -1,16 +1,15 @@
 """Refuse metrics that got worse: `make gate`, or `make gate REV=HEAD~1`.
 
-Compares metrics/*.json with those of a git revision, the main branch where none is given (as an
-argument or in the environment variable REV). Refused are a metric that is worse by more than
-`gate.tolerances` in params.yaml allow, one that is missing or not a finite number, and one whose
-name `BETTER` does not list. (`dvc metrics diff` shows changes and always exits with 0.)
+Compares metrics/*.json with those of a git revision, the main branch where none is given. Refused
+are a metric that is worse by more than `gate.tolerances` in params.yaml allow, one that is missing
+or not a finite number, and one whose name `BETTER` does not list. (`dvc metrics diff` shows changes
+and always exits with 0.)
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,7 +118,7 @@ def read(content: bytes, where: str) -> dict[str, Any]:
 def main() -> int:
     """Compare and print; the exit status says whether the metrics pass."""
     root = Path.cwd()
-    wanted = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("REV", "")
+    wanted = "".join(sys.argv[1:])
     try:
         tolerances = load_params().gate.tolerances
         revision, commit = find_revision(wanted, root)

@@ -50,7 +50,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(folder, "add", ".")
     git(folder, "commit", "--message", "state")
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("REV", "")
     monkeypatch.setattr(sys, "argv", ["check"])
     return folder
 
@@ -117,7 +116,7 @@ def test_gate_compares_with_the_main_branch(
 def test_gate_names_a_revision_that_does_not_exist(
     project: Path, revision: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setenv("REV", revision)
+    monkeypatch.setattr(sys, "argv", ["gate", revision])
     assert gate.main() == 2
     assert f"git has no revision {revision}; name one: " in capsys.readouterr().err
     assert not (project / "x").exists()

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from pipeline.files import sha256
 from pipeline.params import File, Source
-from stages.fetch import fetch
+from stages.fetch import fetch, least_rate
 from tests.conftest import Data, snapshot
 from tests.server import Answer, Server, body, drip, redirect, reset, stall, status, unmeasured
 
@@ -92,6 +93,24 @@ def test_fetch_of_a_bad_download_says_why_and_tries_the_next_source(
     fetch([bad, good], data.files, TIMEOUT, raw)
     assert snapshot(raw.parent) == {f"raw/{name}": data.contents[name] for name in data.contents}
     assert capsys.readouterr().out.endswith(f"verified, from {good.url}\n")
+
+
+def test_a_look_that_comes_when_the_download_is_over_gives_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, before = signal.setitimer, signal.getsignal(signal.SIGALRM)
+
+    def late(which: int, *seconds: float) -> None:
+        if seconds == (0,):
+            signal.raise_signal(signal.SIGALRM)
+        real(which, *seconds)
+
+    monkeypatch.setattr(signal, "setitimer", late)
+    (tmp_path / "archive").touch()
+    with least_rate(tmp_path / "archive", 60):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == before
 
 
 def test_fetch_of_a_fault_in_the_last_file_keeps_what_was_there(

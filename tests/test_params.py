@@ -331,8 +331,11 @@ def test_load_params_reads_what_yaml_and_dvc_write(tmp_path: Path) -> None:
     path.write_text(TEXT, encoding="utf-8")
     assert load_params(path) == check_params(VALUES)
     other = {key: text for key, text in other_values(VALUES).items() if key != "dataset.classes"}
-    apply_overrides(path, [f"{key}={text}" for key, text in other.items()])
+    other["train.optimizer.config.learning_rate"] = "0.00001"  # DVC writes the text 1e-05
+    others = [f"{key}={text}" for key, text in other.items()]
+    apply_overrides(path, [*others, "+train.optimizer.config.momentum=0.9"])  # no key of the file
     values = load_params(path).model_dump()
+    assert values["train"]["optimizer"]["config"] == {"learning_rate": 1e-05, "momentum": 0.9}
     for key in other:
         assert look(values, tuple(key.split("."))) != look(VALUES, tuple(key.split("."))), key
 
