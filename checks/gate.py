@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checks.common import ABSENT, git, leaves, table
+from dvc.utils.flatten import flatten
+
+from checks.common import ABSENT, git, table
 from pipeline.params import load_params
 
 METRICS = Path("metrics")
@@ -140,7 +142,7 @@ def main() -> int:
     rows: list[tuple[Any, ...]] = []
     refused = 0
     for name in sorted(before.keys() | now.keys()):
-        old, new = (dict(leaves(files.get(name, {}))) for files in (before, now))
+        old, new = (flatten(files.get(name, {})) for files in (before, now))
         for key in dict.fromkeys([*old, *new]):
             values = old.get(key, ABSENT), new.get(key, ABSENT)
             passes, verdict = judge(key, *values, tolerances)

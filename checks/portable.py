@@ -27,6 +27,7 @@ import numpy as np
 
 from checks import arm64
 from checks.common import machine, table
+from tasks.processes import answer
 
 IMAGES = 2000  # under emulation a full epoch would take hours
 # For what is one of many; three steps, as some optimizers need the one before.
@@ -197,10 +198,7 @@ def measure(setting: str) -> dict[str, str]:
     python = arm64.start(processor) if processor else [sys.executable]
     what = "--hash-everything" if setting in EVERYTHING else "--hash"
     command = ["env", *SETTINGS[setting], *python, "-m", "checks.portable", what]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise RuntimeError(f"{setting}: {result.stderr}")
-    return dict(line.split("\t") for line in result.stdout.splitlines())
+    return dict(line.split("\t") for line in answer(command).splitlines())
 
 
 def differing(found: Mapping[str, str], expected: Mapping[str, str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,18 @@ def write_data(
     }
 
 
+def edited(values: Any, changes: Mapping[str, Any]) -> Any:
+    """Return a copy of nested values with changes by dotted key."""
+    values = copy.deepcopy(values)
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        node = values
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return values
+
+
 class Project:
     """A project in a folder of its own, with this process' environment, and commands run in it."""
 
@@ -72,13 +86,8 @@ class Project:
     def set(self, **changes: Any) -> None:
         """Change params.yaml: dotted keys with `__` for the dot."""
         path = self.folder / "params.yaml"
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for key, value in changes.items():
-            *sections, last = key.split("__")
-            section = params
-            for name in sections:
-                section = section[name]
-            section[last] = value
+        dotted = {key.replace("__", "."): value for key, value in changes.items()}
+        params = edited(yaml.safe_load(path.read_text(encoding="utf-8")), dotted)
         text = yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
         path.write_text(text, encoding="utf-8")
 

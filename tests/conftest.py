@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gzip
 import hashlib
 import json
@@ -19,6 +18,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, sync_playwright
 
+from checks.sandbox import edited
 from pipeline.params import FILES, Evaluate, Export, File, Params, Preprocess, Train
 from tests.server import Server, serving
 
@@ -46,18 +46,6 @@ def idx_bytes(array: np.ndarray) -> bytes:
     """Write an IDX file of bytes by hand: the oracle for the reader."""
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
     return header + array.astype(np.uint8).tobytes()
-
-
-def edited(values: Any, changes: Mapping[str, Any]) -> Any:
-    """Return a copy of nested values with changes by dotted key."""
-    values = copy.deepcopy(values)
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        node = values
-        for parent in parents:
-            node = node[parent]
-        node[last] = value
-    return values
 
 
 def other_values(values: Mapping[str, Any], section: Any = Params, at: str = "") -> dict[str, str]:

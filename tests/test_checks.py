@@ -3,7 +3,6 @@
 import json
 import os
 import pwd
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,12 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.flatten import flatten
 
 from checks import gate, repro
-from checks.common import ABSENT, leaves
+from checks.common import ABSENT
 from checks.lock import stale
+from checks.sandbox import edited
 from pipeline.environment import ROOT
-from tests.conftest import edited, paper_values
+from tests.conftest import paper_values
+from tests.processes import run
 
 PICTURE = b"\x89PNG\r\n\x1a\n\xff\xfe"  # not UTF-8
 METRICS = {"train_loss": 0.5, "images": 3, "test_accuracy": 0.75}
@@ -29,8 +31,7 @@ LOCK = {
 
 
 def git(folder: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+    assert run(folder, "git", *arguments).returncode == 0
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_judge_knows_which_way_is_better(
 
 def test_every_metric_of_the_pipeline_is_known() -> None:
     files = [json.loads(path.read_bytes()) for path in (ROOT / "metrics").glob("*.json")]
-    found = {key.rsplit(".", 1)[-1] for values in files for key, _ in leaves(values)}
+    found = {key.rsplit(".", 1)[-1] for values in files for key in flatten(values)}
     assert found
     assert found <= gate.BETTER.keys()
 

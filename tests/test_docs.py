@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.environment import ROOT
 from pipeline.params import Train, load_params
-from tests.docs_cog import run
+from tests.processes import run
 
 TRACKED = set(run(ROOT, "git", "ls-files").stdout.splitlines())
 DOCUMENTS = sorted(name for name in TRACKED if name.endswith(".md"))

@@ -2,10 +2,8 @@
 
 import ast
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline.environment import ROOT
+from tests.processes import run
 from tests.tiny import Tiny
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -55,18 +54,9 @@ def test_recipes_are_single_lines_that_call_the_program() -> None:
 def test_help_lists_every_target() -> None:
     (listed,) = re.findall(r"^TARGETS := ((?:.*\\\n)*.*)", MAKEFILE, re.M)
     targets = set(listed.replace("\\", "").split())
-    shown = {line.split()[1] for line in make("help").stdout.splitlines()}
+    shown = {line.split()[1] for line in run(ROOT, "make", "help").stdout.splitlines()}
     assert shown == targets
     assert targets == set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
-
-
-def make(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
-    """Run a target that installs nothing."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    return subprocess.run(
-        ["make", *arguments], cwd=ROOT, env=kept | options, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
 
 
 MISTYPED = {
@@ -81,7 +71,7 @@ MISTYPED = {
 
 @pytest.mark.parametrize("name", MISTYPED)
 def test_a_mistyped_target_gets_one_line_that_helps(name: str) -> None:
-    result = make(name)
+    result = run(ROOT, "make", name)
     first, last = result.stderr.splitlines()
     assert first.startswith(f"make: {MISTYPED[name]}")
     assert re.match(rf"make: \*\*\* .*{name}\] Error 2", last)
@@ -114,12 +104,13 @@ def test_a_value_that_is_not_given_is_left_out(tiny: Tiny) -> None:
 def test_without_python_one_line_says_what_is_needed(tmp_path: Path) -> None:
     for name in ("make", "sh"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
-    result = make("help", PATH=str(tmp_path))
+    result = run(ROOT, "make", "help", PATH=str(tmp_path))
     first, last = result.stderr.splitlines()
     assert first.startswith("make: needs Python 3.11, 3.12 or 3.13, and finds none; name one: ")
     assert last.startswith("make: *** ")
     (tmp_path / "my-python").symlink_to(sys.executable)  # another name of it is enough
-    assert make("help", "PYTHON=my-python", PATH=str(tmp_path)).returncode == 0
+    again = run(ROOT, "make", "help", "PYTHON=my-python", PATH=str(tmp_path))
+    assert again.returncode == 0
 
 
 def modules() -> list[Path]:

@@ -9,9 +9,10 @@ from dvc.utils.hydra import apply_overrides
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from checks.sandbox import edited
 from pipeline.environment import ROOT
 from pipeline.params import Params, Train, check_params, load_params
-from tests.conftest import edited, other_values, paper_values
+from tests.conftest import other_values, paper_values
 
 VALUES = paper_values()
 TEXT = yaml.safe_dump(VALUES, allow_unicode=True, sort_keys=False)

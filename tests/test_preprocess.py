@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.conftest import (
     make_data,
     snapshot,
 )
+from tests.processes import run as run_program
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 LAST = "t10k-labels-idx1-ubyte"
@@ -190,14 +190,8 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 def peak(folder: Path, data: Data) -> int:
     """Peak memory in KiB of a process that fetches and prepares a data set."""
     table = "".join(f"{name} {f.bytes} {f.sha256}\n" for name, f in data.files.items())
-    result = subprocess.run(
-        [sys.executable, "-c", PEAK, str(data.write(folder, compressed=True))],
-        input=table,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    source = str(data.write(folder, compressed=True))
+    result = run_program(ROOT, sys.executable, "-c", PEAK, source, given=table)
     return int(result.stdout.splitlines()[-1])
 
 

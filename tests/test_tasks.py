@@ -17,12 +17,11 @@ import psutil
 import pytest
 import yaml
 
-from checks.sandbox import Project
+from checks.sandbox import Project, edited
 from pipeline.environment import ROOT
 from pipeline.params import PARAMS_FILE, Train, check_params
 from tasks.presets import apply, assign
 from tasks.repair import is_dvc
-from tests.conftest import edited
 from tests.tiny import Tiny
 
 

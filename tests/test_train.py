@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from checks.sandbox import edited
 from fashion_mlp.data.arrays import Split, load_split
 from fashion_mlp.paths import HISTORY
 from pipeline.checkpoint import Checkpoint
@@ -21,7 +22,6 @@ from tests.conftest import (
     HEIGHT,
     WIDTH,
     Data,
-    edited,
     other_values,
     small_values,
     snapshot,
