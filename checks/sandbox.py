@@ -26,7 +26,7 @@ from tasks.repair import object_of, outputs_of
 LONGEST_SECONDS = 300.0  # a command that takes longer hangs
 RESULTS = ("data/raw", "data/prepared", "models", "metrics", "plots", "dvc.lock")
 # Of an outer `make`, as all that begins with MAKE is, or of a stage or engine.
-HIDDEN = {"MFLAGS", "DVC_STAGE", "DVC_ROOT", "FASHION_MLP_ENGINE"}
+HIDDEN = {"MFLAGS", "DVC_STAGE", "DVC_ROOT", "FASHION_MLP_ENGINE", "XLA_FLAGS"}
 
 
 def write_data(

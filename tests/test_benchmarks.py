@@ -20,14 +20,6 @@ from pipeline.params import Train
 from tests.processes import run
 
 
-def test_ratio_is_taken_within_a_round() -> None:
-    # The second round was twice as slow for both: the ratio stays the same.
-    rows = [Row("bound", [1.0, 2.0, 1.0]), Row("ours", [1.5, 3.0, 1.6], "bound")]
-    table = Table("key", "title", "s", rows)
-    assert table.ratios(table.rows[0]) == []
-    assert table.ratios(table.rows[1]) == [1.5, 1.5, 1.6]
-
-
 def test_fastest_trains_as_the_preset_of_that_name() -> None:
     preset = yaml.safe_load((ROOT / "presets/fastest.yaml").read_text(encoding="utf-8"))
     config = {"learning_rate": one_epoch.RATE, "momentum": one_epoch.MOMENTUM}
@@ -70,6 +62,7 @@ def test_publish_writes_what_a_document_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results.json")
+    # The second round was twice as slow for both: ratios are taken within a round.
     rows = [Row("bound", [1.0, 2.0]), Row("ours", [2.0, 5.0], "bound", 3.0)]
     results.publish({"cores": 2}, [Table("key", "t", "s", rows, ['a "note"'])])
     assert results.described() == "cores 2"

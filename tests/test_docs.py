@@ -21,7 +21,6 @@ CURRENT = {name: text for name, text in TEXTS.items() if name != "CHANGELOG.md"}
 # Made by commands, but not tracked and not an output of a stage.
 MADE = (
     "report.html",
-    "data/own/",
     "provenance.json",  # of a release
     "data/own/",  # of docs/own-pictures.md, as the next
     "shapes.py",

@@ -9,7 +9,6 @@ import gzip
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -22,16 +21,6 @@ from tests.docs_cog import stage_lines
 from tests.server import body, serving
 
 STAGES = ["fetch", "preprocess", "train", "evaluate", "export"]
-
-
-def shell(box: Sandbox, command: str) -> str:
-    """Run a command as a user types it; return what it prints."""
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=box.folder, env=box.environment, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def restore(box: Sandbox) -> None:
@@ -119,7 +108,7 @@ def test_what_the_last_line_of_an_error_says_brings_the_results_back(box: Sandbo
     assert not (box.folder / "models/fashion_mlp.keras").exists()
     (remedy,) = re.findall(r"^train: .* brings the committed ones back: (.*)$", output, re.M)
     box.good("git checkout params.yaml")
-    shell(box, remedy)
+    box.good("bash", "-c", remedy)
     assert snapshot(box.folder / "models") | snapshot(box.folder / "plots") == before
     assert stages_of(box.good("dvc repro")) == []
 
@@ -161,7 +150,7 @@ def test_documented_commands_run(box: Sandbox) -> None:
             # One experiment in the queue is enough, and two epochs.
             command = command.replace("--name momentum", "--name momentum -S train.epochs=2")
             command = command.replace("[200],[800]", "[16]").replace(",0.1", "").replace(",0.9", "")
-            printed[command] = shell(box, command)
+            printed[command] = box.good("bash", "-c", command)
         restore(box)  # parameters that `-S` has set
     assert len(printed) > 8
     assert all(stage in printed["dvc dag"] for stage in STAGES)

@@ -9,7 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,32 +136,23 @@ def folder(path: Path) -> None:
     path.mkdir(parents=True)
 
 
-def misspell(path: Path) -> None:
-    """Change one bit of a key."""
-    path.write_bytes(path.read_bytes().replace(b"outs:", b"ouus:", 1))
-
-
-def miscount(path: Path) -> None:
-    """Change a digit of a size, which DVC compares with nothing."""
-    path.write_bytes(re.sub(rb"size: \d", b"size: 9", path.read_bytes(), count=1))
-
-
-def misname(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"hash: md5", b"hash: md4", 1))
+def edit(path: Path, pattern: str, text: str) -> None:
+    path.write_text(re.sub(pattern, text, path.read_text(), count=1))
 
 
 DATABASES = ".run/dvc/repo/*/*/**/cache.db"
 # One at a time they were tried as well, as each file of .dvc and .run was; together they cost less.
-STATES = {
+STATES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "garbage": (
         garbage,
         (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock", "dvc.lock", ".dvc/cache/runs/*/*/*", DATABASES,
          ".run/verified.json"),
     ),
     "an empty dvc.lock": (empty, ("dvc.lock",)),
-    "a key of dvc.lock": (misspell, ("dvc.lock",)),
-    "a size in dvc.lock": (miscount, ("dvc.lock",)),
-    "a hash's name in dvc.lock": (misname, ("dvc.lock",)),
+    "a key of dvc.lock": (partial(edit, pattern="outs:", text="ouus:"), ("dvc.lock",)),
+    # DVC compares it with nothing.
+    "a size in dvc.lock": (partial(edit, pattern=r"size: \d", text="size: 9"), ("dvc.lock",)),
+    "a hash's name": (partial(edit, pattern="hash: md5", text="hash: md4"), ("dvc.lock",)),
     "folders": (
         folder,
         (".dvc/tmp/rwlock", ".dvc/tmp/rwlock.lock", "dvc.lock", DATABASES, ".run/lock",
