@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import gzip
+import hashlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -18,7 +21,7 @@ import yaml
 from pipeline.environment import ROOT
 from pipeline.files import sha256
 from pipeline.guard import LOCK
-from pipeline.params import FILES, Train
+from pipeline.params import File, Train
 from tasks.environment import mark
 from tasks.processes import answer
 from tasks.repair import object_of, outputs_of
@@ -29,29 +32,53 @@ RESULTS = ("data/raw", "data/prepared", "models", "metrics", "plots", "dvc.lock"
 HIDDEN = {"MFLAGS", "DVC_STAGE", "DVC_ROOT", "FASHION_MLP_ENGINE", "XLA_FLAGS"}
 
 
-def write_data(
-    folder: Path, train: int, test: int, shape: tuple[int, int], classes: int
-) -> dict[str, dict[str, Any]]:
-    """Write four IDX files of generated images: noise, and one bright pixel that tells the class.
+def idx_bytes(array: np.ndarray) -> bytes:
+    """Write an IDX file of bytes by hand: the oracle for the reader."""
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
 
-    Returns:
-        What `fetch.files` of params.yaml says of them: bytes and SHA-256 by name.
-    """
-    folder.mkdir(parents=True)
+
+class Data(NamedTuple):
+    """A small data set: arrays uint8, and the same as files."""
+
+    arrays: dict[str, np.ndarray]
+    contents: dict[str, bytes]
+
+    @property
+    def files(self) -> dict[str, File]:
+        """The same as the schema has it."""
+        return {name: File(**entry) for name, entry in self.entries.items()}
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """What `fetch.files` of params.yaml says of the files."""
+        return {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in self.contents.items()
+        }
+
+    def write(self, folder: Path, compressed: bool = False) -> Path:
+        """Write the files into a folder, as they are or as .gz; return it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.contents.items():
+            if compressed:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+            else:
+                (folder / name).write_bytes(content)
+        return folder
+
+
+def make_data(train: int, test: int, shape: Sequence[int], classes: int = 10) -> Data:
+    """Make images that can be learnt: each class has a pattern, noise lies over it."""
     random = np.random.default_rng(0)
-    arrays: list[np.ndarray] = []
-    for count in (train, test):
-        labels = random.integers(0, classes, count, np.uint8)
-        images = random.integers(0, 200, (count, *shape), np.uint8)
-        images.reshape(count, -1)[np.arange(count), labels] = 255
-        arrays += [images, labels]
-    for name, array in zip(FILES, arrays, strict=True):
-        header = np.array([0x800 + array.ndim, *array.shape], ">u4")
-        (folder / name).write_bytes(header.tobytes() + array.tobytes())
-    return {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-        for name in FILES
-    }
+    patterns = random.integers(0, 200, (classes, *shape))
+    arrays = {}
+    for source, count in (("train", train), ("t10k", test)):
+        labels = random.integers(0, classes, count).astype(np.uint8)
+        images = patterns[labels] + random.integers(0, 56, (count, *shape))
+        arrays[f"{source}-images-idx3-ubyte"] = images.astype(np.uint8)
+        arrays[f"{source}-labels-idx1-ubyte"] = labels
+    return Data(arrays, {name: idx_bytes(array) for name, array in arrays.items()})
 
 
 def edited(values: Any, changes: Mapping[str, Any]) -> Any:
@@ -178,10 +205,10 @@ class Sandbox(Project):
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.folder / name)
         dataset = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["dataset"]
-        data, shape = folder / "source", tuple(dataset["image_shape"])
+        data = make_data(train, test, dataset["image_shape"], dataset["classes"])
         self.set(
-            fetch__files=write_data(data, train, test, shape, dataset["classes"]),
-            fetch__sources=[{"folder": str(data)}],
+            fetch__files=data.entries,
+            fetch__sources=[{"folder": str(data.write(folder / "source"))}],
             preprocess__validation_images=0,
             train=Train().model_dump(mode="json"),
             export__batch_sizes=[1000],

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from checks.sandbox import Data
 from pipeline.files import sha256
 from pipeline.params import File, Source
 from stages.fetch import fetch, least_rate
-from tests.conftest import Data, snapshot
+from tests.conftest import snapshot
 from tests.server import Answer, Server, body, drip, redirect, reset, stall, status
 
 FIRST = "train-images-idx3-ubyte"  # the file that is asked for first

@@ -5,21 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from checks.sandbox import Data, idx_bytes, make_data
 from pipeline.environment import ROOT
 from pipeline.params import File
 from stages import preprocess as stage
 from stages.preprocess import one_hot, prepare, scale
-from tests.conftest import (
-    CLASSES,
-    HEIGHT,
-    TEST,
-    TRAIN,
-    WIDTH,
-    Data,
-    idx_bytes,
-    make_data,
-    snapshot,
-)
+from tests.conftest import CLASSES, HEIGHT, TEST, TRAIN, WIDTH, snapshot
 from tests.processes import run as run_program
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -196,6 +187,6 @@ def peak(folder: Path, data: Data) -> int:
 
 
 def test_fetch_and_prepare_need_no_more_memory_for_ten_times_the_images(tmp_path: Path) -> None:
-    one = peak(tmp_path / "one/in", make_data(4_000, 10, 16, 16))
-    ten = peak(tmp_path / "ten/in", make_data(40_000, 10, 16, 16))  # 10 MB, as float32 41 MB
+    one = peak(tmp_path / "one/in", make_data(4_000, 10, (16, 16)))
+    ten = peak(tmp_path / "ten/in", make_data(40_000, 10, (16, 16)))  # 10 MB, as float32 41 MB
     assert abs(ten - one) < 4096

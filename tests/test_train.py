@@ -10,22 +10,14 @@ import numpy as np
 import pytest
 import yaml
 
-from checks.sandbox import edited
+from checks.sandbox import Data, edited
 from fashion_mlp.data.arrays import Split, load_split
 from fashion_mlp.paths import HISTORY
 from pipeline.checkpoint import Checkpoint
 from pipeline.params import Train
 from stages import preprocess
 from stages import train as stage
-from tests.conftest import (
-    CLASSES,
-    HEIGHT,
-    WIDTH,
-    Data,
-    other_values,
-    small_values,
-    snapshot,
-)
+from tests.conftest import CLASSES, HEIGHT, WIDTH, other_values, small_values, snapshot
 from tests.oracle import forward
 
 pytestmark = pytest.mark.usefixtures("engine")

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checks.sandbox import edited
+from checks.sandbox import Data, edited
 from checks.workers import Team, first_images, free_port, time_to_error
-from tests.conftest import TRAIN, Data, small_values
+from tests.conftest import TRAIN, small_values
 
 WORKERS = ["localhost:1", "localhost:2"]
 # 249 images in batches of 60: the last one has 9, four for one worker and five for the other.
