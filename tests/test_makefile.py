@@ -15,6 +15,7 @@ from tests.processes import run
 from tests.tiny import Tiny
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
 # What GNU make 3.81 does not know: of 3.82, then of 4.0 to 4.4.
 NEWER = (
     r"^\.(ONESHELL|RECIPEPREFIX|SHELLFLAGS)|^(override )?define .*=|^\s*(private|undefine) "
@@ -44,7 +45,7 @@ def test_help_lists_every_target() -> None:
     targets = set(listed.replace("\\", "").split())
     shown = {line.split()[1] for line in run(ROOT, "make", "help").stdout.splitlines()}
     assert shown == targets
-    assert targets == set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
+    assert targets == TARGETS
 
 
 MISTYPED = {
@@ -128,7 +129,7 @@ def test_ci_runs_the_same_targets_here_and_there() -> None:
     there = targets("\n".join(step["run"] for step in steps if "run" in step))
     here = targets((ROOT / ".ci/run").read_text(encoding="utf-8"))
     assert there == here | {"gate"}
-    assert there <= set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
+    assert there <= TARGETS
 
 
 def test_ci_tries_every_python_that_is_allowed() -> None:
@@ -150,4 +151,4 @@ def test_workflows_pin_actions_by_commit_and_call_targets_that_are_there(path: P
     jobs = yaml.safe_load(text)["jobs"].values()
     runs = "\n".join(step.get("run", "") for job in jobs for step in job["steps"])
     called = set(re.findall(r"^ *(?:sudo )?make ([a-z-]+)", runs, re.M))
-    assert called <= set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
+    assert called <= TARGETS
