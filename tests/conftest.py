@@ -14,7 +14,8 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, sync_playwright
 
-from checks.sandbox import Data, edited, make_data
+from checks.sandbox import edited
+from checks.small_data import Data, make_data
 from pipeline.params import FILES, Evaluate, Export, Params, Preprocess, Train
 from tests.server import Server, serving
 

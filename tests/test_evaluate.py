@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from checks.sandbox import Data
+from checks.small_data import Data
 from fashion_mlp.data.arrays import Split
 from fashion_mlp.paths import MODEL
 from stages import evaluate as stage

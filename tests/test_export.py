@@ -10,7 +10,7 @@ import pytest
 import yaml
 from onnx import numpy_helper
 
-from checks.sandbox import Data
+from checks.small_data import Data
 from fashion_mlp.export.graph import plain_graph, uint8_graph
 from stages import export as stage
 from stages import preprocess, train

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from checks.sandbox import Data
+from checks.small_data import Data
 from pipeline.files import sha256
 from pipeline.params import File, Source
 from stages.fetch import fetch, least_rate

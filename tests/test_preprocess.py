@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checks.sandbox import Data, idx_bytes, make_data
+from checks.small_data import Data, idx_bytes, make_data
 from pipeline.environment import ROOT
 from pipeline.params import File
 from stages import preprocess as stage

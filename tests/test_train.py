@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from checks.sandbox import Data, edited
+from checks.sandbox import edited
+from checks.small_data import Data
 from fashion_mlp.data.arrays import Split, load_split
 from fashion_mlp.paths import HISTORY
 from pipeline.checkpoint import Checkpoint

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checks.sandbox import Data, edited
+from checks.sandbox import edited
+from checks.small_data import Data
 from checks.workers import Team, first_images, free_port, time_to_error
 from tests.conftest import TRAIN, small_values
 
