@@ -49,6 +49,7 @@ LISTING = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
 def tracked(*patterns: str) -> list[Path]:
     """List the files that git tracks or would track."""
     listed = run(ROOT, *LISTING, *patterns).stdout.splitlines()
+    assert listed
     return [ROOT / name for name in listed if (ROOT / name).is_file()]
 
 
