@@ -2,9 +2,8 @@
 
     python -m fashion_mlp.prove MODEL.keras MODEL.onnx IMAGES.npy [--json]
 
-Any model that Keras loads in safe mode, and any ONNX file that onnxruntime or onnx's reference
-runs. Nothing in the .keras file is executed, and all files are only read. docs/proof.md says what
-each line means.
+Any model that Keras loads in safe mode, and any ONNX file that onnxruntime runs. Nothing in the
+.keras file is executed, and all files are only read. docs/proof.md says what each line means.
 
 Exit status: 0 equal (perhaps up to a limit, which is printed), 1 different, 2 not decided: a file
 can't be read, or the comparison can't be made; the text says why.

@@ -229,7 +229,9 @@ def odd_network(kind: str) -> Any:
     image = keras.Input((PIXELS,))
     if kind == "inputs by name":
         both = {name: keras.Input((PIXELS,), name=name) for name in ("second", "first")}
-        return keras.Model(both, layers.Dense(CLASSES)(both["first"] - 2 * both["second"]))
+        return keras.Model(
+            both, layers.Dense(CLASSES, name="float32")(both["first"] - 2 * both["second"])
+        )
     chains = {
         "rows of rows": [layers.Reshape((3, 3)), layers.Dense(4, "relu")],
         "numbers of words": [layers.Embedding(5, 4), layers.Flatten()],

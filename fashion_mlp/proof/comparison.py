@@ -15,7 +15,16 @@ import onnx
 
 from fashion_mlp.proof.double import one_line
 from fashion_mlp.proof.evidence import check_inside
-from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN, Finding, distance, hold
+from fashion_mlp.proof.findings import (
+    DIFFERS,
+    HELD,
+    LIMITED,
+    OPEN,
+    CannotRunError,
+    Finding,
+    distance,
+    hold,
+)
 from fashion_mlp.proof.known import EDGES, MARGIN, Known
 from fashion_mlp.proof.matching import find_weights
 from fashion_mlp.proof.pairing import Beside, in_double, paired
@@ -105,41 +114,43 @@ def check_single(file: Beside, known: Known) -> Finding:
         FLOAT32_MARGIN * max(wide / MARGIN[1], keras)
         for wide, keras in zip(known.wide_limits, own, strict=True)
     ]
-    if file.rows:
-        batches = f"the file takes batches of {file.rows} alone"
-    else:
-        for size in BATCH_SIZES:
-            check_batch(file, size, limits)
-        batches = f"batch sizes {', '.join(map(str, BATCH_SIZES))} agree"
-    says = f"onnxruntime within {max(distances):.1e} of float64, Keras within {max(own):.1e}"
-    alike = nan_alike(file, known)
+    batches, alike = check_batches(file, limits), nan_alike(file, known)
     fine = all(a <= b for a, b in zip(distances, limits, strict=True))
     return Finding(
         DIFFERS if not fine else LIMITED if file.rows else HELD,
-        f"{says}; {batches}; of inputs of NaN and infinities, "
-        f"{alike} of {len(EDGES)} give NaN, or can't be run, where Keras does",
+        f"onnxruntime within {max(distances):.1e} of float64, Keras within {max(own):.1e}; "
+        f"{batches}; of inputs of NaN and infinities, {alike} of {len(EDGES)} give NaN, or can't "
+        f"be run, where Keras does",
         {"distance": max(distances), "keras": max(own), "edges_alike": alike},
     )
 
 
 def nan_alike(file: Beside, known: Known) -> int:
     """Count the inputs of EDGES for which two models give NaN in the same places, or can't run."""
-    try:
+    expected, found = known.edges_single, None
+    with contextlib.suppress(CannotRunError):
         found = file.run(dict(zip(file.feeds, known.edges, strict=True)))
-    except ValueError:
-        return len(EDGES) if known.edges_single is None else 0
-    if known.edges_single is None:
-        return 0
-    same = [np.isnan(a) == np.isnan(b) for a, b in paired(known.edges_single, found)]
+    if expected is None or found is None:
+        return len(EDGES) * (expected is found)
+    same = [np.isnan(a) == np.isnan(b) for a, b in paired(expected, found)]
     return sum(all(one[row].all() for one in same) for row in range(len(EDGES)))
 
 
-def check_batch(file: Beside, size: int, limits: Sequence[float]) -> None:
-    """Check that a batch size changes nothing but rounding.
+def check_batches(file: Beside, limits: Sequence[float]) -> str:
+    """Check that no batch size changes more than rounding does; say which were tried.
 
     Raises:
-        ValueError: it does, or the model can't be run with it.
+        ValueError: one does, or the model can't be run with it.
     """
+    if file.rows:
+        return f"the file takes batches of {file.rows} alone"
+    for size in BATCH_SIZES:
+        check_batch(file, size, limits)
+    return f"batch sizes {', '.join(map(str, BATCH_SIZES))} agree"
+
+
+def check_batch(file: Beside, size: int, limits: Sequence[float]) -> None:
+    """Check one batch size, see `check_batches`."""
     parts = [
         file.run({name: array[first : first + size] for name, array in file.feeds.items()})
         for first in range(0, len(file.answers[0][:BATCHED]), size)

@@ -83,8 +83,9 @@ def load_in_double(path: Path) -> keras.Model:
 
 def _widened(config: Any) -> Any:
     if isinstance(config, dict):
+        key = "name" if config.keys() == {"name"} else "dtype"  # of a DTypePolicy; a layer's
         wide = {key: _widened(value) for key, value in config.items()}
-        return wide | {key: "float64" for key in ("name", "dtype") if config.get(key) in POLICIES}
+        return wide | ({key: "float64"} if config.get(key) in POLICIES else {})
     if isinstance(config, list):
         return [_widened(value) for value in config]
     return float(np.float32(config)) if isinstance(config, float) else config
