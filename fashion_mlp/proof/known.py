@@ -164,8 +164,10 @@ def fitting(model: keras.Model, images: Sequence[np.ndarray]) -> list[np.ndarray
             )
         with np.errstate(over="ignore", invalid="ignore"):
             cast = np.asarray(array).astype(tensor.dtype)
-        if not (np.isfinite(cast) if "float" in tensor.dtype else cast == array).all():
-            raise ValueError(f"input {tensor.name}: expected finite {tensor.dtype}, got others")
+        kept = np.isfinite(cast) if "float" in tensor.dtype else cast == array
+        if not kept.all():
+            other = np.asarray(array)[~kept][0]
+            raise ValueError(f"input {tensor.name}: expected finite {tensor.dtype}, got {other}")
         found.append(cast)
     return found
 

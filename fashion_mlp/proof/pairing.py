@@ -28,6 +28,10 @@ class Beside:
         self.feeds = feeds_of(known, model)  # Keras' inputs, by the file's names
         self._names = [value.name for value in model.graph.output]
         self.outputs = in_order(self._names, known.output_names)  # the file's, in Keras' order
+        if len(self.outputs) != len(known.double):
+            raise ValueError(
+                f"outputs: expected {len(known.double)} as in Keras, got {self._names}"
+            )
         self.rows = rows_of(model)
 
     @cached_property
@@ -110,9 +114,9 @@ def in_batches(run: Run, feeds: Mapping[str, np.ndarray], rows: int) -> dict[str
 
 
 def in_order(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Put a file's names in Keras' order if they are Keras', perhaps with `:0`; else leave them."""
+    """Take Keras' names, perhaps with `:0`, out of a file's, in Keras' order; else leave them."""
     plain = {name.split(":")[0]: name for name in names}
-    return [plain[name] for name in wanted] if plain.keys() == set(wanted) else [*names]
+    return [plain[name] for name in wanted] if wanted and plain.keys() >= {*wanted} else [*names]
 
 
 def paired(
