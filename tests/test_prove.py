@@ -22,7 +22,7 @@ from fashion_mlp.proof.double import widened
 from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN
 from fashion_mlp.proof.known import Known, study
 from fashion_mlp.proof.matching import find_weights
-from tests.conftest import ROOT
+from pipeline.environment import ROOT
 from tests.oracle import make_images, make_layers, network_of
 
 PIXELS, CLASSES = 9, 3
