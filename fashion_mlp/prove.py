@@ -2,9 +2,8 @@
 
     python -m fashion_mlp.prove MODEL.keras MODEL.onnx IMAGES.npy [--json]
 
-Any model that Keras loads in safe mode, and any ONNX file that onnxruntime or onnx's reference
-runs. Nothing in the .keras file is executed, and all files are only read. docs/proof.md says what
-each line means.
+Any model that Keras loads in safe mode, and any ONNX file that onnxruntime runs. Nothing in the
+.keras file is executed, and all files are only read. docs/proof.md says what each line means.
 
 Exit status: 0 equal (perhaps up to a limit, which is printed), 1 different, 2 not decided: a file
 can't be read, or the comparison can't be made; the text says why.
@@ -15,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from fashion_mlp.network import engine
+from fashion_mlp.proof.double import one_line
 from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN, Finding
 from pipeline.console import run
 
@@ -41,19 +42,19 @@ def load_images(path: Path) -> list[np.ndarray]:
         OSError: the file can't be read.
     """
     try:
-        content = np.load(path, allow_pickle=False)
-        arrays = [content] if isinstance(content, np.ndarray) else list(content.values())
+        if zipfile.is_zipfile(path):
+            arrays = list(np.load(path, allow_pickle=False).values())
+        else:  # not read before it is used, as it may be larger than memory
+            arrays = [np.lib.format.open_memmap(path, mode="r")]
     except OSError:
         raise
     except Exception as error:  # NumPy parses a header as Python: damaged, it raises anything
         raise ValueError(f"{path}: not a whole .npy or .npz file ({error})") from None
     for array in arrays:
-        if array.ndim < 2 or array.dtype.kind not in "fiu":
+        if not array.ndim or array.dtype.kind not in "fiub":
             raise ValueError(
                 f"{path}: expected numbers of shape (n, …), got {array.dtype} {array.shape}"
             )
-        if not np.isfinite(array).all():
-            raise ValueError(f"{path}: expected finite numbers, got NaN or infinity")
     return arrays
 
 
@@ -106,8 +107,9 @@ def main() -> None:
         model = load_onnx(options.onnx)
         findings = compare(study(options.keras, images), model)
     except Exception as error:  # whatever Keras, TensorFlow and onnx raise: not decided
-        reason = " ".join(str(error).split())[:500] or type(error).__name__
-        print(f"prove: error: {reason}", file=sys.stderr)
+        if isinstance(error, OSError) and error.filename:
+            error = ValueError(f"{error.filename}: {error.strerror}")
+        print(f"prove: error: {one_line(error, 500)}", file=sys.stderr)
         sys.exit(2)
     result = verdict(findings)
     print((as_json if options.json else report)(findings, result))

@@ -37,7 +37,7 @@ from fashion_mlp.export.metadata import describe, labels, metadata
 from fashion_mlp.export.quantize import largest_error, quantize
 from fashion_mlp.formats import DIGITS, write_csv, write_json
 from fashion_mlp.network import engine
-from fashion_mlp.paths import MODEL
+from fashion_mlp.paths import MODEL, PREPARED
 from fashion_mlp.proof.box import largest_difference, worst_found
 from fashion_mlp.proof.evidence import Evidence, gather
 from fashion_mlp.proof.exact import EXACT, measure
@@ -49,6 +49,8 @@ from pipeline.params import Params, load_params
 
 if TYPE_CHECKING:
     import keras
+
+    from fashion_mlp.network.model import Layer
 
 ONNX = Path("models/fashion_mlp.onnx")
 ONNX_UINT8 = Path("models/fashion_mlp_uint8.onnx")
@@ -63,6 +65,37 @@ HEADLINES = (  # of what is proven; the rest is in PROOF alone
 PROOF = Path("metrics/proof.csv")
 UNCERTIFIED = Path("metrics/uncertified.csv")
 SAMPLE_IMAGES = 10  # in test_data_set_0
+
+
+def check_params(params: Params, layers: Sequence[Layer], held_out: int) -> None:
+    """Check that the network is what params.yaml says, which the files will say of it.
+
+    Args:
+        params: all of them.
+        layers: of the network.
+        held_out: how many validation images there are.
+
+    Raises:
+        ValueError: it has other layers, or other images were held out.
+    """
+    hidden = [len(layer.bias) for layer in layers[:-1]]
+    expected = [params.train.activation] * len(params.train.hidden_units)
+    found = [layer.activation for layer in layers[:-1]]
+    for key, wanted, got, stage in (
+        ("train.hidden_units", params.train.hidden_units, hidden, "train"),
+        ("train.activation", expected, found, "train"),
+        (
+            "preprocess.validation_images",
+            params.preprocess.validation_images,
+            held_out,
+            "preprocess",
+        ),
+    ):
+        if wanted != got:
+            raise ValueError(
+                f"{key}: params.yaml says {wanted}, {MODEL} and {PREPARED} were made with {got}; "
+                f"run `dvc repro --force {stage}`"
+            )
 
 
 def check_converter(network: keras.Model, model: onnx.ModelProto, images: np.ndarray) -> None:
@@ -241,9 +274,10 @@ def main() -> None:
     images = {name: split.images for name, split in splits.items() if len(split.images)}
     engine.start()
 
-    from fashion_mlp.network.model import load_network
+    from fashion_mlp.network.model import layers_of, load_network
 
     network, split = load_network(MODEL, sizes), params.measured
+    check_params(params, layers_of(network), len(splits["validation"].images))
     other_sizes = {*params.export.batch_sizes} - {BATCH_SIZE}
     total = sum(map(len, images.values())) + len(other_sizes) * len(images["test"])
     with progress("export", total, "images") as bar:

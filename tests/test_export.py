@@ -121,6 +121,23 @@ def test_main_names_the_validation_accuracy_while_images_are_held_out(
     assert json.loads(stage.METRICS.read_text())["images"] == TRAIN + TEST
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("train.hidden_units", [16, 8], r"says \[16, 8\], .* made with \[16\]; .*force train"),
+        ("train.activation", "tanh", r"says \['tanh'\], .* made with \['relu'\]; .*force train"),
+        ("preprocess.validation_images", 60, "says 60, .* made with 0; .*force preprocess"),
+    ],
+)
+def test_main_refuses_a_network_that_params_yaml_does_not_describe(
+    work: Path, data: Data, key: str, value: object, says: str
+) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(small_values(data, **{key: value})))
+    with pytest.raises(ValueError, match=f"^{key}: params.yaml {says}"):
+        stage.main()
+    assert not any(path.exists() for path in WRITTEN)
+
+
 def change(tensor: onnx.TensorProto, to: Callable[[np.float32], Any]) -> None:
     array = numpy_helper.to_array(tensor).copy()
     array.flat[3] = to(array.flat[3])

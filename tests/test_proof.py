@@ -167,6 +167,14 @@ def test_gather_says_what_can_not_be_compared(activation: str, count: int, says:
         gather(network, {"test": make_images(count, PIXELS)}, [7])
 
 
+def test_gather_refuses_weights_with_which_a_sum_may_overflow() -> None:
+    engine.start()
+    layers = make_layers(PIXELS, [8], CLASSES)
+    layers = [it._replace(kernel=it.kernel * np.float32(1e25)) for it in layers]
+    with pytest.raises(ValueError, match=r"^train image \d+: a sum may leave float32's range"):
+        gathered(layers)
+
+
 def test_gather_refuses_keras_outside_the_bound(
     evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from checks.anybody import Subject, draw, export, mutants, settle
 from checks.architectures import architectures
@@ -17,8 +18,10 @@ from fashion_mlp import prove
 from fashion_mlp.export.graph import converted
 from fashion_mlp.network import engine
 from fashion_mlp.proof.comparison import compare, load_onnx, verdict
+from fashion_mlp.proof.double import widened
 from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN
 from fashion_mlp.proof.known import Known, study
+from fashion_mlp.proof.matching import find_weights
 from pipeline.environment import ROOT
 from tests.oracle import make_images, make_layers, network_of
 
@@ -111,12 +114,68 @@ def test_an_activation_left_out_is_named(pair: Pair) -> None:
     assert findings["worst"].data["classes"]
 
 
-def test_a_file_that_takes_something_else_is_not_decided(pair: Pair) -> None:
+def bytes_in(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+
+
+def square_in(model: onnx.ModelProto) -> None:
+    axes = model.graph.input[0].type.tensor_type.shape.dim
+    axes[1].dim_value = 3
+    axes.add(dim_value=3)
+
+
+def sequence_in(model: onnx.ModelProto) -> None:
+    kind = model.graph.input[0].type
+    kind.CopyFrom(helper.make_sequence_type_proto(kind))
+
+
+def operator_of_another(model: onnx.ModelProto) -> None:
+    model.graph.node[0].domain = "mine"
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+
+
+TAKES = r"input image: Keras takes rows of float32 \(9,\), the file of "
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (bytes_in, TAKES + r"uint8 \(9,\)"),
+        (square_in, TAKES + r"float32 \(3, 3\)"),
+        (sequence_in, TAKES + "None"),
+        (operator_of_another, "onnx's reference does not take the model: "),
+    ],
+)
+def test_a_file_that_can_not_be_compared_is_not_decided(
+    change: Callable[[onnx.ModelProto], None], says: str, pair: Pair
+) -> None:
     mutant = copy.deepcopy(pair.model)
-    mutant.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    change(mutant)
     findings = compare(pair.known, mutant)
     assert verdict(findings) == OPEN
-    assert findings["float64"].says == "input image: Keras takes float32, the file uint8"
+    assert re.match(says, findings["float64"].says)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_file_for_batches_of_one_size_is_run_in_these(rows: int, pair: Pair) -> None:
+    fixed = copy.deepcopy(pair.model)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = rows
+    findings = compare(pair.known, fixed)
+    assert verdict(findings) == LIMITED
+    assert f"the file takes batches of {rows} alone" in findings["float32"].says
+    broken = compare(pair.known, changed(fixed, "dense_2", (3, 2), lambda value: -value))
+    assert broken["float64"].result == DIFFERS
+    assert broken["place"].data["layer"] == "fashion_mlp/dense_2/MatMul"
+
+
+def test_weights_are_compared_in_all_their_bits(pair: Pair) -> None:
+    """Of a file in float64 whose values are Keras' in the first seven digits alone."""
+    double = widened(pair.model)
+    assert find_weights(pair.known.weights, double).result == HELD
+    mutant = changed(double, "dense_2", (3, 2), lambda value: value * (1 + 2.0**-40))
+    assert (
+        "1 of 48 values of dense_2/kernel changed" in find_weights(pair.known.weights, mutant).says
+    )
 
 
 def test_units_in_another_order_are_the_same_function(pair: Pair) -> None:
@@ -168,6 +227,23 @@ def odd_network(kind: str) -> Any:
     from keras import layers
 
     image = keras.Input((PIXELS,))
+    if kind == "inputs by name":
+        both = {name: keras.Input((PIXELS,), name=name) for name in ("second", "first")}
+        return keras.Model(
+            both, layers.Dense(CLASSES, name="float32")(both["first"] - 2 * both["second"])
+        )
+    chains = {
+        "rows of rows": [layers.Reshape((3, 3)), layers.Dense(4, "relu")],
+        "numbers of words": [layers.Embedding(5, 4), layers.Flatten()],
+        "an activation that is a layer": [layers.Dense(4, activation=layers.ReLU())],
+        "float16": [layers.Dense(8, "relu", dtype="mixed_float16")],
+        "layers of one name": [
+            keras.Sequential([keras.Input((PIXELS,)), layers.Dense(PIXELS, "tanh", name="same")])
+            for _ in range(2)
+        ],
+    }
+    if kind in chains:
+        return keras.Sequential([image, *chains[kind], layers.Dense(CLASSES, "softmax")])
     if kind == "a model in a model":
         inner = keras.Sequential([keras.Input((PIXELS,)), layers.Dense(8, "relu")])
         return keras.Model(image, layers.Dense(CLASSES, "softmax")(inner(image)))
@@ -175,6 +251,32 @@ def odd_network(kind: str) -> Any:
     first, second = (layers.Dense(CLASSES, "softmax")(hidden) for _ in range(2))
     named = {"second": second, "first": first}
     return keras.Model(image, named if kind == "outputs by name" else [first, second])
+
+
+@pytest.mark.parametrize(
+    ("kind", "result", "bound"),
+    [
+        ("rows of rows", HELD, "(Reshape)"),
+        ("numbers of words", HELD, "(Embedding)"),
+        ("an activation that is a layer", HELD, "the activation ReLU"),
+        ("inputs by name", HELD, "several inputs"),
+        ("float16", LIMITED, "float32 dense layers with biases alone"),
+        ("layers of one name", HELD, "(Sequential)"),
+    ],
+)
+def test_healthy_files_of_odd_networks_are_equal(
+    kind: str, result: str, bound: str, tmp_path: Path
+) -> None:
+    engine.start()
+    model, rng = odd_network(kind), np.random.default_rng(6)
+    settle(model, rng)
+    model.save(tmp_path / "model.keras")
+    images = [rng.integers(0, 5, (20, PIXELS)).astype(np.float32) for _ in model.inputs]
+    known = study(tmp_path / "model.keras", images)
+    findings = compare(known, export(model, "model.export", tmp_path / "model.onnx"))
+    assert (verdict(findings), len(known.weights)) == (result, len(model.weights))
+    assert bound in findings["bound"].says
+    assert "3 of 3 give NaN" in findings["float32"].says
 
 
 @pytest.mark.parametrize("exporter", ["tf2onnx", "model.export"])
@@ -198,6 +300,9 @@ def test_outputs_are_paired_by_name_or_else_in_order(
     findings = compare(known, file)
     assert verdict(findings) == turned
     assert ("worst" in findings) == (turned == DIFFERS)
+    file.graph.node.append(helper.make_node("Identity", [outputs[0].name], ["more"]))
+    file.graph.output.append(helper.make_tensor_value_info("more", 1, ["N", CLASSES]))
+    assert verdict(compare(known, file)) == (HELD if kind == "outputs by name" else OPEN)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +310,8 @@ def test_outputs_are_paired_by_name_or_else_in_order(
     [
         (np.ones((5, 4), np.float32), r"input image: expected shape \(5, 9\), got \(5, 4\)"),
         (np.ones((0, PIXELS), np.float32), "images: expected at least one, got 0"),
+        (np.full((5, PIXELS), np.nan), "input image: expected finite float32, got nan"),
+        (np.full((5, PIXELS), 1e300), r"input image: expected finite float32, got 1e\+300"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(images: np.ndarray, says: str, pair: Pair) -> None:
@@ -226,13 +333,26 @@ def test_no_code_of_a_keras_file_is_run(tmp_path: Path) -> None:
     assert not victim.exists()
 
 
-def test_load_onnx_and_images_refuse_what_is_neither(pair: Pair) -> None:
-    bad = pair.folder / "bad.npy"
+def test_files_that_are_none_of_the_three_are_refused(pair: Pair) -> None:
+    bad = pair.folder / "bad.h5"
     bad.write_bytes(b"not numbers")
-    with pytest.raises(ValueError, match=r"bad\.npy: not a valid ONNX file"):
+    with pytest.raises(ValueError, match=r"bad\.h5: not a valid ONNX file: Error parsing"):
         load_onnx(bad)
-    with pytest.raises(ValueError, match=r"bad\.npy: not a whole \.npy"):
+    with pytest.raises(ValueError, match=r"bad\.h5: not a whole \.npy .*magic string"):
         prove.load_images(bad)
+    with pytest.raises(ValueError, match=r"bad\.h5: not a \.keras file"):
+        study(bad, [make_images(3, PIXELS)])
+
+
+def test_images_may_be_more_than_memory_holds(tmp_path: Path) -> None:
+    """A file with holes; only what is compared is read."""
+    path, count = tmp_path / "images.npy", 2**40
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, PIXELS)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + count * PIXELS)
+    (images,) = prove.load_images(path)
+    assert images[:2].tolist() == [[0] * PIXELS] * 2
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -269,4 +389,4 @@ def test_the_command_says_in_one_line_what_it_can_not_read(
     with pytest.raises(SystemExit, match="2"):
         prove.main()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"prove: error: {files[0]}: Keras does not load it in safe mode: ")
+    assert line == f"prove: error: {files[0]}: not a .keras file"

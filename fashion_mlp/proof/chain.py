@@ -26,10 +26,12 @@ def dense_chain(model: keras.Model) -> list[Layer] | str:
         kind = type(layer).__name__
         if kind in WITHOUT_EFFECT:
             continue
-        if kind != "Dense" or not layer.use_bias:
-            return f"it covers dense layers with biases alone, not {layer.name} ({kind})"
+        if kind != "Dense" or len(layer.weights) != 2 or layer.compute_dtype != "float32":
+            return f"it covers float32 dense layers with biases alone, not {layer.name} ({kind})"
+        function = layer.activation  # or a layer, such as ReLU()
+        name = getattr(function, "__name__", type(function).__name__)
         kernel, bias = layer.get_weights()
-        layers.append(Layer(kernel, bias, layer.activation.__name__))
+        layers.append(Layer(kernel, bias, name))
     if not layers or layers[-1].activation != "softmax":
         return "it covers a last layer with softmax alone"
     unknown = [layer.activation for layer in layers[:-1] if layer.activation not in ACTIVATIONS]

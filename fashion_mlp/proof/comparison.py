@@ -13,12 +13,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from fashion_mlp.proof.double import one_line, run_in_double
+from fashion_mlp.proof.double import one_line
 from fashion_mlp.proof.evidence import check_inside
-from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN, Finding, distance, hold
+from fashion_mlp.proof.findings import (
+    DIFFERS,
+    HELD,
+    LIMITED,
+    OPEN,
+    CannotRunError,
+    Finding,
+    distance,
+    hold,
+)
 from fashion_mlp.proof.known import EDGES, MARGIN, Known
 from fashion_mlp.proof.matching import find_weights
-from fashion_mlp.proof.pairing import Beside, paired
+from fashion_mlp.proof.pairing import Beside, in_double, paired
 from fashion_mlp.proof.parting import find_place, worst_rows
 
 BATCH_SIZES = (1, 7)  # besides all at once
@@ -69,26 +78,22 @@ def compare(known: Known, model: onnx.ModelProto) -> dict[str, Finding]:
 
 
 def verdict(findings: Mapping[str, Finding]) -> str:
-    """Sum up: DIFFERS if any level says so, else what the comparison in float64 says."""
-    if any(finding.result == DIFFERS for finding in findings.values()):
-        return DIFFERS
-    return findings["float64"].result
+    """Sum up: what the worst level says."""
+    results = {finding.result for finding in findings.values()}
+    return next(it for it in (DIFFERS, OPEN, LIMITED, HELD) if it in results)
 
 
 def check_double(file: Beside, known: Known) -> Finding:
     """Compare in float64, where a correct file differs by next to nothing."""
-    try:
-        values = run_in_double(file.model)(file.feeds)
-        found = [values[name] for name in file.outputs]
-        distances = [distance(*pair) for pair in paired(known.double, found)]
-    except ValueError as error:
-        return Finding(OPEN, str(error))
+    values = in_double(file.model, file.feeds)
+    found = [values[name] for name in file.outputs]
+    distances = [distance(*pair) for pair in paired(known.double, found)]
     data = {"distance": max(distances), "limit": max(known.limits)}
     says = f"largest distance {max(distances):.1e}"
     if all(a <= b for a, b in zip(distances, known.limits, strict=True)):
         return Finding(HELD, f"{says}; float64's own rounding may do {max(known.limits):.1e}", data)
     data["limit"] = max(known.wide_limits)
-    limit = f"rounding each weight to float32 once may do {max(known.wide_limits):.1e}"
+    limit = f"rounding each weight to {known.precision} once may do {max(known.wide_limits):.1e}"
     if all(a <= b for a, b in zip(distances, known.wide_limits, strict=True)):
         return Finding(LIMITED, f"{says}; {limit}: smaller faults than that can't be seen", data)
     return Finding(DIFFERS, f"{says}; {limit}", data)
@@ -109,31 +114,43 @@ def check_single(file: Beside, known: Known) -> Finding:
         FLOAT32_MARGIN * max(wide / MARGIN[1], keras)
         for wide, keras in zip(known.wide_limits, own, strict=True)
     ]
-    for size in BATCH_SIZES:
-        check_batch(file, size, limits)
-    alike = nan_alike(known.edges_single, file.run(dict(zip(file.feeds, known.edges, strict=True))))
+    batches, alike = check_batches(file, limits), nan_alike(file, known)
     fine = all(a <= b for a, b in zip(distances, limits, strict=True))
     return Finding(
-        HELD if fine else DIFFERS,
+        DIFFERS if not fine else LIMITED if file.rows else HELD,
         f"onnxruntime within {max(distances):.1e} of float64, Keras within {max(own):.1e}; "
-        f"batch sizes {', '.join(map(str, BATCH_SIZES))} agree; of inputs of NaN and infinities, "
-        f"{alike} of {len(EDGES)} give NaN where Keras does",
+        f"{batches}; of inputs of NaN and infinities, {alike} of {len(EDGES)} give NaN, or can't "
+        f"be run, where Keras does",
         {"distance": max(distances), "keras": max(own), "edges_alike": alike},
     )
 
 
-def nan_alike(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> int:
-    """Count the inputs of EDGES for which two models give NaN in the same places."""
+def nan_alike(file: Beside, known: Known) -> int:
+    """Count the inputs of EDGES for which two models give NaN in the same places, or can't run."""
+    expected, found = known.edges_single, None
+    with contextlib.suppress(CannotRunError):
+        found = file.run(dict(zip(file.feeds, known.edges, strict=True)))
+    if expected is None or found is None:
+        return len(EDGES) * (expected is found)
     same = [np.isnan(a) == np.isnan(b) for a, b in paired(expected, found)]
     return sum(all(one[row].all() for one in same) for row in range(len(EDGES)))
 
 
-def check_batch(file: Beside, size: int, limits: Sequence[float]) -> None:
-    """Check that a batch size changes nothing but rounding.
+def check_batches(file: Beside, limits: Sequence[float]) -> str:
+    """Check that no batch size changes more than rounding does; say which were tried.
 
     Raises:
-        ValueError: it does, or the model can't be run with it.
+        ValueError: one does, or the model can't be run with it.
     """
+    if file.rows:
+        return f"the file takes batches of {file.rows} alone"
+    for size in BATCH_SIZES:
+        check_batch(file, size, limits)
+    return f"batch sizes {', '.join(map(str, BATCH_SIZES))} agree"
+
+
+def check_batch(file: Beside, size: int, limits: Sequence[float]) -> None:
+    """Check one batch size, see `check_batches`."""
     parts = [
         file.run({name: array[first : first + size] for name, array in file.feeds.items()})
         for first in range(0, len(file.answers[0][:BATCHED]), size)

@@ -6,6 +6,7 @@ is left of a difference is a fault, not rounding.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
@@ -14,6 +15,8 @@ import onnxruntime
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+
+from fashion_mlp.proof.findings import CannotRunError
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -82,7 +85,7 @@ def run_in_double(model: onnx.ModelProto, every: bool = False) -> Run:
         every: whether to give what each node computes as well.
 
     Raises:
-        ValueError: neither takes the model; from the function: it can't be run.
+        CannotRunError: neither takes the model; from the function: it can't be run.
     """
     wide = widened(model)
     if every:
@@ -114,15 +117,17 @@ def run_by_reference(model: onnx.ModelProto) -> Run:
     """Make a function that runs a model as it is by onnx's reference evaluator.
 
     Raises:
-        ValueError: it does not take the model, or computes it wrong.
+        CannotRunError: it does not take the model, or computes it wrong.
     """
     loops = {node.op_type for node in model.graph.node} & {"Loop", "Scan"}
     if loops:  # measured with onnx 1.23: other results than onnxruntime's, which are Keras'
-        raise ValueError(f"onnx's reference computes {', '.join(sorted(loops))} wrong")
+        raise CannotRunError(f"onnx's reference computes {', '.join(sorted(loops))} wrong")
     try:
         evaluator = ReferenceEvaluator(model, new_ops=[GlobalMaxPool])
     except Exception as error:  # NotImplementedError, RuntimeError, KeyError, …
-        raise ValueError(f"onnx's reference does not take the model: {one_line(error)}") from None
+        raise CannotRunError(
+            f"onnx's reference does not take the model: {one_line(error)}"
+        ) from None
     names = [value.name for value in model.graph.output]
 
     def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -130,7 +135,7 @@ def run_by_reference(model: onnx.ModelProto) -> Run:
             with np.errstate(all="ignore"):
                 return dict(zip(names, evaluator.run(names, dict(feeds)), strict=True))
         except Exception as error:
-            raise ValueError(f"the model can't be run: {one_line(error)}") from None
+            raise CannotRunError(f"the model can't be run: {one_line(error)}") from None
 
     return run
 
@@ -149,6 +154,7 @@ def quiet() -> onnxruntime.SessionOptions:
     return options
 
 
-def one_line(error: Exception) -> str:
-    """Give the first 200 characters of an error, on one line."""
-    return " ".join(str(error).split())[:200]
+def one_line(error: Exception, most: int = 200) -> str:
+    """Give the first characters of an error, on one line and without colours."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+    return " ".join(plain.split())[:most] or type(error).__name__

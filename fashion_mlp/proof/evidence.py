@@ -272,6 +272,11 @@ def check_inside(
     if not inside.all():
         row, column = np.argwhere(~inside)[0]
         low, high = allowed.low[row, column], allowed.high[row, column]
+        if np.isnan(low):
+            raise ValueError(
+                f"{what} {row}: a sum may leave float32's range, so no bound holds; expected "
+                f"smaller weights, see params.yaml, train.optimizer"
+            )
         digits = 9 if answers.dtype == np.float32 else 17
         raise ValueError(
             f"{runtime}, {what} {row}, class {column}: expected a probability between "

@@ -10,6 +10,10 @@ import numpy as np
 HELD, LIMITED, DIFFERS, OPEN = "held", "held up to a limit", "differs", "not possible"
 
 
+class CannotRunError(ValueError):
+    """Nothing is known of two models, as one of them can't be run."""
+
+
 class Finding(NamedTuple):
     """What a level found."""
 
@@ -25,7 +29,7 @@ def hold(
 
     Args:
         levels: by name: functions of the file and of what is known, which give a finding, or raise
-            ValueError where the two differ.
+            ValueError where the two differ, CannotRunError where that can't be seen.
         candidate: the file.
         known: what it is held to.
 
@@ -36,7 +40,7 @@ def hold(
         try:
             finding = level(candidate, known)
         except ValueError as error:
-            finding = Finding(DIFFERS, str(error))
+            finding = Finding(OPEN if isinstance(error, CannotRunError) else DIFFERS, str(error))
         yield name, finding
 
 

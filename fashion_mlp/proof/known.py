@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fashion_mlp.proof.chain import dense_chain
+from fashion_mlp.proof.findings import distance
 from fashion_mlp.proof.layerwise import (
     Steps,
     call,
@@ -18,6 +19,7 @@ from fashion_mlp.proof.layerwise import (
     spread,
     steps_of,
 )
+from fashion_mlp.proof.pairing import fits
 from fashion_mlp.proof.reference import Bounds, bounds
 
 if TYPE_CHECKING:
@@ -28,9 +30,10 @@ DRAWN = 64  # inputs drawn at random between the smallest and the largest value 
 LOCATED = 32  # inputs, the last ones, on which layers are compared
 SEED = 1
 EDGES = (np.nan, np.inf, -np.inf)  # inputs full of these: shown, not judged
-# How far a result may be, in movements by one rounding of each weight (`spread`). In float64 two
-# runtimes add in other orders; a converter that computes with weights rounds them a few times.
-DOUBLE, SINGLE = 2.0**-53, 2.0**-24  # rounding to float64, to float32: relative
+# How far a result may be, in movements by one rounding of each weight (`spread`): in float64, where
+# two runtimes add in other orders; in the model's own precision, to which a converter that computes
+# with weights rounds them a few times.
+ROUNDING = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 MARGIN = (16.0, 4.0)
 
 
@@ -42,19 +45,20 @@ class Known(NamedTuple):
     """
 
     images: int  # how many of the rows are the user's
-    weights: Mapping[str, np.ndarray]
+    precision: str  # the coarsest that a layer computes in: float32, float16 or bfloat16
+    weights: Mapping[str, np.ndarray]  # float64
     names: Sequence[str]  # of the inputs
     output_names: Sequence[str]
     inputs: Sequence[np.ndarray]
     double: Sequence[np.ndarray]  # outputs in float64
-    single: Sequence[np.ndarray]  # outputs as Keras computes them, in float32
+    single: Sequence[np.ndarray]  # outputs as Keras computes them, in its own precision
     limits: Sequence[float]  # of each output: what float64's rounding may do
-    wide_limits: Sequence[float]  # what rounding each weight to float32 once may do
+    wide_limits: Sequence[float]  # what rounding each weight to `precision` once may do
     steps: Steps
     step_values: Sequence[np.ndarray]  # on the last LOCATED rows
     step_limits: tuple[Sequence[float], Sequence[float]]  # narrow, wide
     edges: Sequence[np.ndarray]  # inputs full of each of EDGES
-    edges_single: Sequence[np.ndarray]  # Keras' outputs for them
+    edges_single: Sequence[np.ndarray] | None  # Keras' outputs for them, if it can compute any
     certain: Bounds | str  # the rounding bound of the images, or why there is none
 
 
@@ -66,7 +70,8 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
         images: one array for each of its inputs, (n, …); the first IMAGES are used.
 
     Raises:
-        ValueError: not a model that Keras loads in safe mode, or not its inputs.
+        ValueError: not a model that Keras loads in safe mode, or can compute in float64, or not its
+            inputs.
         OSError: the file can't be read.
     """
     model, wide = load_model(path), load_in_double(path)
@@ -76,13 +81,14 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
     def results() -> list[np.ndarray]:
         return call_in_double(wide, inputs)
 
-    double, steps = results(), steps_of(wide)
-    narrow, wider = limits_of(wide, results)
+    double, steps, precision = results(), steps_of(wide), precision_of(model)
+    narrow, wider = limits_of(wide, precision, results)
     count = min(len(images[0]), IMAGES)
     edges = [edge_inputs(array) for array in inputs]
     return Known(
         count,
-        {it.path: np.asarray(it) for it in model.weights if np.asarray(it).dtype.kind == "f"},
+        precision,
+        weights_of(model),
         [tensor.name for tensor in model.inputs],
         output_names(model),
         inputs,
@@ -92,9 +98,9 @@ def study(path: Path, images: Sequence[np.ndarray]) -> Known:
         wider,
         steps,
         steps.run(located),
-        limits_of(wide, lambda: steps.run(located)),
+        limits_of(wide, precision, lambda: steps.run(located)),
         edges,
-        call(model, edges),
+        edge_answers(model, edges),
         certain_of(model, inputs, double, narrow, count),
     )
 
@@ -105,17 +111,35 @@ def output_names(model: keras.Model) -> list[str]:
     return sorted(outputs) if isinstance(outputs, dict) else getattr(model, "output_names", [])
 
 
+def precision_of(model: keras.Model) -> str:
+    """Name the coarsest precision that a layer of a model computes in."""
+    found = {layer.compute_dtype for layer in model._flatten_layers()}  # those in layers, too
+    return next((it for it in ("bfloat16", "float16") if it in found), "float32")
+
+
+def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """List a model's weights in float64, which changes none; layers may have the same names."""
+    found: dict[str, np.ndarray] = {}
+    for weight in model.weights:
+        if "float" in weight.dtype:
+            name = weight.path
+            while name in found:
+                name += "'"
+            found[name] = np.asarray(weight).astype(np.float64)
+    return found
+
+
 def limits_of(
-    wide: keras.Model, run: Callable[[], Sequence[np.ndarray]]
+    wide: keras.Model, precision: str, run: Callable[[], Sequence[np.ndarray]]
 ) -> tuple[list[float], list[float]]:
     """Measure by how much equal results may differ: in float64, and with weights rounded anew."""
     least = [2.0**-48 * float(np.abs(one).max(initial=0.0)) for one in run()]
     narrow, wider = (
         [
             max(margin * one, floor)
-            for one, floor in zip(spread(wide, run, size), least, strict=True)
+            for one, floor in zip(spread(wide, run, ROUNDING[name]), least, strict=True)
         ]
-        for size, margin in zip((DOUBLE, SINGLE), MARGIN, strict=True)
+        for name, margin in zip(("float64", precision), MARGIN, strict=True)
     )
     return narrow, wider
 
@@ -124,7 +148,7 @@ def fitting(model: keras.Model, images: Sequence[np.ndarray]) -> list[np.ndarray
     """Give images the dtypes of a model's inputs.
 
     Raises:
-        ValueError: another number of arrays, or another shape.
+        ValueError: another number of arrays, another shape, or numbers that the dtype has not.
     """
     if len(images) != len(model.inputs):
         raise ValueError(f"inputs: the model has {len(model.inputs)}, got {len(images)} arrays")
@@ -133,15 +157,18 @@ def fitting(model: keras.Model, images: Sequence[np.ndarray]) -> list[np.ndarray
     found = []
     for tensor, array in zip(model.inputs, images, strict=True):
         wanted = tuple(tensor.shape[1:])
-        fits = len(wanted) == array.ndim - 1 and all(
-            a in (None, b) for a, b in zip(wanted, array.shape[1:], strict=True)
-        )
-        if not fits or len(array) != len(images[0]):
+        if not fits(array, wanted) or len(array) != len(images[0]):
             raise ValueError(
                 f"input {tensor.name}: expected shape ({len(images[0])}, "
                 f"{', '.join(map(str, wanted))}), got {array.shape}"
             )
-        found.append(array.astype(tensor.dtype))
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast = np.asarray(array).astype(tensor.dtype)
+        kept = np.isfinite(cast) if "float" in tensor.dtype else cast == array
+        if not kept.all():
+            other = np.asarray(array)[~kept][0]
+            raise ValueError(f"input {tensor.name}: expected finite {tensor.dtype}, got {other}")
+        found.append(cast)
     return found
 
 
@@ -162,6 +189,14 @@ def edge_inputs(images: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
+def edge_answers(model: keras.Model, edges: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+    """Run a model on inputs that it may refuse, such as NaN for the number of a word."""
+    try:
+        return call(model, edges)
+    except Exception:  # of TensorFlow or of Keras
+        return None
+
+
 def certain_of(
     model: keras.Model,
     inputs: Sequence[np.ndarray],
@@ -174,7 +209,9 @@ def certain_of(
     if isinstance(layers, str):
         return layers
     flat = inputs[0][:count].reshape(count, -1).astype(np.float32)
-    known = bounds(layers, flat)
-    if not np.abs(known.probabilities - double[0][:count]).max() <= limits[0]:
-        return "the layers are not one chain"
-    return known
+    sizes = [flat.shape[1], *(len(layer.bias) for layer in layers)]
+    if double[0].ndim == 2 and [len(layer.kernel) for layer in layers] == sizes[:-1]:
+        known = bounds(layers, flat)
+        if distance(known.probabilities, double[0][:count]) <= limits[0]:
+            return known
+    return "the layers are not one chain"

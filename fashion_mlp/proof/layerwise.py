@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fashion_mlp.proof.double import as_double
-from fashion_mlp.proof.findings import distance
+from fashion_mlp.proof.double import as_double, one_line
+from fashion_mlp.proof.findings import CannotRunError, distance
 
 if TYPE_CHECKING:
     import keras
@@ -46,12 +46,13 @@ def load_model(path: Path) -> keras.Model:
     """
     import keras
 
-    with path.open("rb"):
-        pass  # Keras says of a file that is missing that it is not a zip
+    with path.open("rb") as file:  # Keras says of a file that is missing that it is not a zip
+        if not zipfile.is_zipfile(file):  # and reads HDF5, which it does not load safely
+            raise ValueError(f"{path}: not a .keras file")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # of any kind: the file says what is built
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise ValueError(f"{path}: Keras does not load it in safe mode: {reason}") from None
 
 
@@ -82,8 +83,9 @@ def load_in_double(path: Path) -> keras.Model:
 
 def _widened(config: Any) -> Any:
     if isinstance(config, dict):
+        key = "name" if config.keys() == {"name"} else "dtype"  # of a DTypePolicy; a layer's
         wide = {key: _widened(value) for key, value in config.items()}
-        return wide | {key: "float64" for key in ("name", "dtype") if config.get(key) in POLICIES}
+        return wide | ({key: "float64"} if config.get(key) in POLICIES else {})
     if isinstance(config, list):
         return [_widened(value) for value in config]
     return float(np.float32(config)) if isinstance(config, float) else config
@@ -106,15 +108,30 @@ def call(model: keras.Model, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Run a model as its layers come: one array for each input, (n, …); the same of outputs."""
     import keras
 
-    given = [keras.ops.convert_to_tensor(array) for array in inputs]
-    results = model(given if len(given) > 1 else given[0], training=False)
+    results = _apply(model, [keras.ops.convert_to_tensor(array) for array in inputs])
     return [np.asarray(result) for result in keras.tree.flatten(results)]
 
 
+def _apply(model: keras.Model, given: Sequence[Any]) -> Any:
+    """Call a model with a tensor for each input, in the structure that it takes them in."""
+    import keras
+
+    structure = getattr(model, "input", None)  # a Sequential has none before it is called
+    packed = given[0] if structure is None else keras.tree.pack_sequence_as(structure, given)
+    return model(packed, training=False)
+
+
 def call_in_double(model: keras.Model, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Run a model of `load_in_double`; inputs float32, or integers, which stay what they are."""
-    with floats_of("float64"):
-        return call(model, [as_double(array) for array in inputs])
+    """Run a model of `load_in_double`; inputs float32, or integers, which stay what they are.
+
+    Raises:
+        CannotRunError: it has an operation that TensorFlow has not in float64.
+    """
+    try:
+        with floats_of("float64"):
+            return call(model, [as_double(array) for array in inputs])
+    except Exception as error:  # of TensorFlow or of Keras
+        raise CannotRunError(f"Keras can't compute it in float64: {one_line(error, 300)}") from None
 
 
 def steps_of(model: keras.Model) -> Steps:
@@ -123,10 +140,7 @@ def steps_of(model: keras.Model) -> Steps:
 
     signature = [tf.TensorSpec((None, *it.shape[1:]), it.dtype) for it in model.inputs]
     with floats_of("float64"):
-        function = tf.compat.v1.wrap_function(
-            lambda *given: model(list(given) if len(given) > 1 else given[0], training=False),
-            signature,
-        )
+        function = tf.compat.v1.wrap_function(lambda *given: _apply(model, given), signature)
     inputs = [tensor for tensor in function.inputs if tensor.dtype != tf.resource]
     number: dict[str, set[int]] = {}  # of the nearest steps, by a tensor's name
     kept = list(inputs)

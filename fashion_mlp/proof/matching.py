@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from fashion_mlp.proof.double import FLOATS
 from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, Finding
 
 MOST = 0.5  # of a weight's values: with fewer, it was computed anew; with more, values were changed
@@ -27,11 +28,11 @@ class Match(NamedTuple):
 
 
 def tensors_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """List the float constants of a model, those in its subgraphs too, by name."""
+    """List the float constants of a model in float64, those in its subgraphs too, by name."""
     return {
-        name: numpy_helper.to_array(tensor)
+        name: numpy_helper.to_array(tensor).astype(np.float64)
         for name, tensor in _tensors(model.graph)
-        if tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
+        if tensor.data_type in (*FLOATS, TensorProto.DOUBLE)
     }
 
 
@@ -55,7 +56,7 @@ def match_weights(weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> 
     there; *folded* if most are not: a converter computed with it.
 
     Args:
-        weights: float32, by name.
+        weights: of any precision, by name.
         model: the file.
     """
     arrays = tensors_of(model)
@@ -93,13 +94,14 @@ def find_weights(weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> F
         )
     if folded := kinds.get("folded"):
         names = ", ".join(match.name for match in folded)
-        return Finding(LIMITED, f"{counts}: the file has none of {names} as they are", data)
+        says = f"{counts}: only the inputs judge {names}, which the file has not as they are"
+        return Finding(LIMITED, says, data)
     return Finding(HELD, f"{counts}, bit for bit" if matches else "none", data)
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-    """Sort the bit patterns of float32 values; minus zero is zero."""
-    return np.sort((array.astype(np.float32) + np.float32(0)).view(np.uint32), axis=None)
+    """Sort the bit patterns of values, widened to float64, which loses none; minus zero is zero."""
+    return np.sort((array.astype(np.float64) + 0.0).view(np.uint64), axis=None)
 
 
 def layouts(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fashion_mlp.proof.double import run_in_double
 from fashion_mlp.proof.findings import DIFFERS, HELD, OPEN, Finding, distance
 from fashion_mlp.proof.known import LOCATED, Known
 from fashion_mlp.proof.locate import Place, first_difference, node_place, user_of
-from fashion_mlp.proof.pairing import Beside
+from fashion_mlp.proof.pairing import Beside, in_double
 
 WORST = 5  # rows and changes of class that are shown
 
@@ -43,7 +42,7 @@ def differing(known: Known, file: Beside, folded: bool) -> Place:
         ValueError: it can't be run.
     """
     given = {name: array[-LOCATED:] for name, array in file.feeds.items()}
-    values = given | run_in_double(file.model, every=True)(given)
+    values = given | in_double(file.model, given, every=True)
     limits = known.wide_limits if folded else known.limits
     wrong = [
         name
@@ -55,8 +54,8 @@ def differing(known: Known, file: Beside, folded: bool) -> Place:
 
 
 def worst_rows(known: Known, answers: Sequence[np.ndarray]) -> Finding:
-    """Show where float32's answers are furthest off, and which classes changed."""
-    expected, found = known.double[0], answers[0]
+    """Show where float32's answers are furthest off, and which classes of that output changed."""
+    expected, found = max(zip(known.double, answers, strict=True), key=lambda it: distance(*it))
     apart = np.abs(expected - found).reshape(len(found), -1).max(axis=1)
     rows = np.argsort(-np.nan_to_num(apart, nan=np.inf), kind="stable")[:WORST]
     data: dict[str, Any] = {"rows": rows.tolist(), "distances": apart[rows].tolist()}

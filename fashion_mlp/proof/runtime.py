@@ -13,6 +13,7 @@ import onnxruntime
 from fashion_mlp.data.arrays import BATCH_SIZE
 from fashion_mlp.proof.double import one_line, quiet
 from fashion_mlp.proof.evidence import Predict, batched
+from fashion_mlp.proof.findings import CannotRunError
 
 # Makes one scaled product of the uint8 model's Div and a MatMul whose Add it dropped (one unit,
 # bias 0): other bits than those of the plain model.
@@ -25,7 +26,7 @@ def onnxruntime_run(
     """Make a function that runs a model by onnxruntime: inputs by name -> outputs in order.
 
     Raises:
-        ValueError: onnxruntime does not take the model; from the function: it can't run it.
+        CannotRunError: onnxruntime does not take the model; from the function: it can't run it.
     """
     try:
         session = onnxruntime.InferenceSession(
@@ -35,13 +36,13 @@ def onnxruntime_run(
             disabled_optimizers=list(disabled),
         )
     except Exception as error:  # its own exceptions have no common class below Exception
-        raise ValueError(f"onnxruntime does not take the model: {one_line(error)}") from None
+        raise CannotRunError(f"onnxruntime does not take the model: {one_line(error)}") from None
 
     def run(feeds: Mapping[str, Any]) -> list[np.ndarray]:
         try:
             return session.run(None, dict(feeds))
         except Exception as error:
-            raise ValueError(f"onnxruntime can't run the model: {one_line(error)}") from None
+            raise CannotRunError(f"onnxruntime can't run the model: {one_line(error)}") from None
 
     return run
 
@@ -50,7 +51,7 @@ def onnxruntime_predict(model: onnx.ModelProto) -> Predict:
     """Make a function of images and a batch size that runs a model with one input by onnxruntime.
 
     Raises:
-        ValueError: as `onnxruntime_run`.
+        CannotRunError: as `onnxruntime_run`.
     """
     run, name = onnxruntime_run(model), model.graph.input[0].name
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
@@ -89,7 +90,7 @@ class Candidate:
             batch_size: images per call of onnxruntime.
 
         Raises:
-            ValueError: onnxruntime does not take the model, or can't run it.
+            CannotRunError: onnxruntime does not take the model, or can't run it.
         """
         key = (split, batch_size)
         if key not in self._answers:
