@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.measure import Row, Table, rounds, timed
-from checks.sandbox import ROOT, Sandbox, environment
+from checks.sandbox import Sandbox
 from fashion_mlp.paths import RAW
+from pipeline.environment import ROOT
 
 
 def measure(count: int) -> list[Table]:
@@ -21,7 +21,7 @@ def measure(count: int) -> list[Table]:
         shutil.copy2(ROOT / "params.yaml", project.folder / "params.yaml")
         project.set(train__epochs=1, fetch__sources=[{"folder": str(ROOT / RAW)}])
         project.commit()
-        return [cold(project, count), no_op(project.folder, count)]
+        return [cold(project, count), no_op(project, count)]
 
 
 def cold(project: Sandbox, count: int) -> Table:
@@ -64,20 +64,12 @@ def stage_times(project: Sandbox) -> dict[str, float]:
     return parts
 
 
-def no_op(folder: Path, count: int) -> Table:
+def no_op(project: Sandbox, count: int) -> Table:
     """Time a `dvc repro` that finds everything up to date."""
 
     def repro() -> None:
-        result = subprocess.run(
-            ["dvc", "repro"],
-            cwd=folder,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        if "up to date" not in result.stdout:
-            raise RuntimeError(f"{folder}: expected nothing to do, got {result.stdout}")
+        if "up to date" not in (printed := project.good("dvc repro")):
+            raise RuntimeError(f"{project.folder}: expected nothing to do, got {printed}")
 
     repro()  # DVC hashes each file once and remembers it
     values = rounds({"dvc repro": lambda: timed(repro)}, count)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
+from benchmarks.baselines.one_epoch import LIBRARIES
 from benchmarks.measure import Row, Table, rounds
 from benchmarks.training import OTHER
-
-LIBRARIES = {"stage train": sys.executable, "Keras": sys.executable, "PyTorch": OTHER}
+from tasks.processes import answer
 
 
 def measure(seeds: int) -> list[Table]:
@@ -24,26 +22,16 @@ def measure(seeds: int) -> list[Table]:
     """
     accuracies: dict[str, list[float]] = {name: [] for name in LIBRARIES}
 
-    def once(name: str, python: str) -> float:
-        command = [
-            python,
-            "-m",
-            "benchmarks.baselines.one_epoch",
-            name,
-            str(len(accuracies[name]) + 1),
-        ]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            raise RuntimeError(f"{name}: {result.stderr.strip().splitlines()[-1]}")
-        found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    def once(name: str) -> float:
+        python = OTHER if name == "PyTorch" else sys.executable
+        seed = str(len(accuracies[name]) + 1)
+        printed = answer([python, "-m", "benchmarks.baselines.one_epoch", name, seed])
+        found: dict[str, float] = json.loads(printed.splitlines()[-1])
         accuracies[name].append(found["accuracy"])
-        return float(found["seconds"])
+        return found["seconds"]
 
-    runs = {
-        name: partial(once, name, python)
-        for name, python in LIBRARIES.items()
-        if python != OTHER or Path(OTHER).exists()
-    }
+    there = [name for name in LIBRARIES if name != "PyTorch" or Path(OTHER).exists()]
+    runs = {name: partial(once, name) for name in there}
     rows = [Row(name, values, "stage train") for name, values in rounds(runs, seeds).items()]
     notes = [
         f"{name}: test accuracy {mean(found):.4f}, mean of seeds 1 to {seeds} "

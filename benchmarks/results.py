@@ -22,15 +22,10 @@ from fashion_mlp.formats import write_json
 RESULTS = Path(__file__).with_name("results.json")
 
 
-def table(key: str, notes: bool = True) -> str:
-    """Format a table of results.json as Markdown.
-
-    Args:
-        key: its name, such as `training`.
-        notes: whether its notes follow, as a list.
-    """
+def table(key: str) -> str:
+    """Format a table of results.json as Markdown, with its notes; `key` is such as `training`."""
     found = load(RESULTS)[1][key]
-    listed = [f"- {note}" for note in found.notes] if notes else []
+    listed = [f"- {note}" for note in found.notes]
     return "\n".join([layout(found, "pipe"), *(["", *listed] if listed else [])])
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from stages.fetch import APT_CONFIG
+from tasks.processes import answer
 
 QEMU = "qemu-aarch64"
 FOLDER = Path(".run/arm64")
@@ -67,11 +67,11 @@ def prepare() -> None:
         f"check-portable: filling {FOLDER} (2.4 GB): Python and packages for arm64", file=sys.stderr
     )
     install_python(FOLDER.resolve())
-    version = run([*start(PROCESSORS["Neoverse N1"]), "-c", VERSION], "starts no Python").strip()
+    version = answer([*start(PROCESSORS["Neoverse N1"]), "-c", VERSION]).strip()
     uv = [str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--no-deps"]
     options = ["--require-hashes", "--python-platform", PLATFORM, "--python-version", version]
     target = ["--target", str(FOLDER / "packages"), "-r", str(LOCK)]
-    run([*uv, *options, *target], "could not install requirements.lock for arm64")
+    answer([*uv, *options, *target])
     stamp.write_text(wanted, encoding="utf-8")
 
 
@@ -94,26 +94,15 @@ def install_python(folder: Path) -> None:
     )
     (folder / "apt.conf").write_text(config, encoding="utf-8")
     apt = ["apt-get", "--config-file", str(folder / "apt.conf"), "--quiet"]
-    run([*apt, "update"], "can't update its lists")
+    answer([*apt, "update"])
     options = ["--yes", "--no-install-recommends", "--download-only"]
-    why = "has no Python for arm64 (Ubuntu's usual servers have none, Debian's do)"
-    run([*apt, *options, "install", "python3", "libstdc++6"], why)
+    try:
+        answer([*apt, *options, "install", "python3", "libstdc++6"])
+    except RuntimeError as error:
+        raise RuntimeError(f"{error} (Ubuntu's usual servers have no arm64; Debian's do)") from None
     for package in sorted((folder / "cache/archives").glob("*.deb")):
-        run(["dpkg-deb", "--extract", str(package), str(folder / "root")], "can't unpack")
+        answer(["dpkg-deb", "--extract", str(package), str(folder / "root")])
     shutil.rmtree(folder / "cache")
-
-
-def run(command: list[str], what: str) -> str:
-    """Run a command, return what it prints.
-
-    Raises:
-        RuntimeError: it failed; the text is one line.
-    """
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise RuntimeError(f"{command[0]} {what}: {reason}")
-    return result.stdout
 
 
 def start(processor: Processor) -> list[str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
@@ -29,15 +28,6 @@ def machine() -> str:
     names = ("dvc", "tensorflow", "keras", "onnx", "onnxruntime")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     return f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
-
-
-def leaves(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings by their dotted key."""
-    if isinstance(values, Mapping):
-        for name, value in values.items():
-            yield from leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, values
 
 
 def git(*arguments: str, folder: Path) -> bytes:

@@ -1,22 +1,23 @@
 """Refuse metrics that got worse: `make gate`, or `make gate REV=HEAD~1`.
 
-Compares metrics/*.json with those of a git revision, the main branch where none is given (as an
-argument or in the environment variable REV). Refused are a metric that is worse by more than
-`gate.tolerances` in params.yaml allow, one that is missing or not a finite number, and one whose
-name `BETTER` does not list. (`dvc metrics diff` shows changes and always exits with 0.)
+Compares metrics/*.json with those of a git revision, the main branch where none is given. Refused
+are a metric that is worse by more than `gate.tolerances` in params.yaml allow, one that is missing
+or not a finite number, and one whose name `BETTER` does not list. (`dvc metrics diff` shows changes
+and always exits with 0.)
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checks.common import ABSENT, git, leaves, table
+from dvc.utils.flatten import flatten
+
+from checks.common import ABSENT, git, table
 from pipeline.params import load_params
 
 METRICS = Path("metrics")
@@ -106,47 +107,44 @@ def find_revision(wanted: str, root: Path) -> tuple[str, str]:
 
 
 def read(content: bytes, where: str) -> dict[str, Any]:
-    """Read one metrics file; `where` names it in errors."""
+    """Read one metrics file, by dotted key; `where` names it in errors."""
     try:
         values = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{where}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected an object of metrics, got {type(values).__name__}")
-    return values
+    return dict(flatten(values))
 
 
 def main() -> int:
     """Compare and print; the exit status says whether the metrics pass."""
     root = Path.cwd()
-    wanted = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("REV", "")
+    wanted = "".join(sys.argv[1:])
     try:
         tolerances = load_params().gate.tolerances
         revision, commit = find_revision(wanted, root)
         listing = git("ls-tree", "--name-only", "-z", commit, f"{METRICS}/", folder=root)
-        before = {
-            name: read(git("show", f"{commit}:./{name}", folder=root), f"{revision}:{name}")
-            for name in listing.decode().split("\0")
-            if name.endswith(".json")
-        }
+        before: dict[str, Any] = {}
+        for name in listing.decode().split("\0"):
+            if name.endswith(".json"):
+                content = git("show", f"{commit}:./{name}", folder=root)
+                before |= read(content, f"{revision}:{name}")
         if not before:
             raise ValueError(f"{revision} has no {METRICS}/*.json to compare with")
-        now = {
-            path.as_posix(): read(path.read_bytes(), str(path))
-            for path in sorted(METRICS.glob("*.json"))
-        }
+        now: dict[str, Any] = {}
+        for path in sorted(METRICS.glob("*.json")):
+            now |= read(path.read_bytes(), str(path))
     except (ValueError, OSError) as error:
         print(f"gate: error: {error}", file=sys.stderr)
         return 2
     rows: list[tuple[Any, ...]] = []
     refused = 0
-    for name in sorted(before.keys() | now.keys()):
-        old, new = (dict(leaves(files.get(name, {}))) for files in (before, now))
-        for key in dict.fromkeys([*old, *new]):
-            values = old.get(key, ABSENT), new.get(key, ABSENT)
-            passes, verdict = judge(key, *values, tolerances)
-            refused += not passes
-            rows.append((key, *values, verdict))
+    for key in dict.fromkeys([*before, *now]):
+        values = before.get(key, ABSENT), now.get(key, ABSENT)
+        passes, verdict = judge(key, *values, tolerances)
+        refused += not passes
+        rows.append((key, *values, verdict))
     shown = [row for row in rows if row[-1] != "same" or "." not in row[0]]
     print(table(("metric", revision, "here", "verdict"), shown))
     if refused:

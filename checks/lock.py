@@ -8,9 +8,9 @@ again whose size and time are unchanged; here each is.
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 
+from tasks.processes import answer
 from tasks.repair import cache_folder, compare, sizes
 
 # What `dvc repro --dry` prints of a stage that is not up to date: it would run it, or take its
@@ -25,17 +25,15 @@ def stale(output: str) -> list[str]:
 
 def main() -> int:
     """Ask DVC, compare hashes; the exit status says whether dvc.lock is current."""
-    command = ["dvc", "repro", "--dry", "--allow-missing"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        reason = (result.stderr.strip() or result.stdout.strip()).splitlines()
-        faults = [f"dvc repro --dry failed: {reason[0] if reason else 'no reason given'}"]
-    elif stages := stale(result.stdout):
-        names = ", ".join(stages)
-        faults = [f"dvc.lock is not current: {names} would run; run `make` and commit dvc.lock"]
-    else:
-        damaged = compare(cache_folder(), cached=False)[0] or list(sizes())
-        faults = [f"{path}: damaged: {reason}; run `make heal`" for path, reason in damaged]
+    try:
+        if stages := stale(answer(["dvc", "repro", "--dry", "--allow-missing"])):
+            names = ", ".join(stages)
+            faults = [f"dvc.lock is not current: {names} would run; run `make` and commit dvc.lock"]
+        else:
+            damaged = compare(cache_folder(), cached=False)[0] or list(sizes())
+            faults = [f"{path}: damaged: {reason}; run `make heal`" for path, reason in damaged]
+    except RuntimeError as error:
+        faults = [str(error)]
     for line in faults or ["dvc.lock is current"]:
         print(f"check-lock: {line}")
     return 1 if faults else 0

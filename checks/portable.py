@@ -27,6 +27,11 @@ import numpy as np
 
 from checks import arm64
 from checks.common import machine, table
+from fashion_mlp.data.arrays import Split, load_split
+from fashion_mlp.network import engine
+from pipeline.checkpoint import Checkpoint
+from pipeline.params import Params, Train, load_params
+from tasks.processes import answer
 
 IMAGES = 2000  # under emulation a full epoch would take hours
 # For what is one of many; three steps, as some optimizers need the one before.
@@ -105,22 +110,24 @@ def describe(option: tuple[str, Any]) -> str:
     return f"{option[0]}={option[1]}"
 
 
+def load() -> tuple[Params, Split, Split, Split]:
+    """Start the engine; return the parameters, the training set, the test set and an empty one."""
+    params = load_params()
+    sizes = params.dataset.pixels, params.dataset.classes
+    train, test = (load_split(name, *sizes) for name in ("train", "test"))
+    engine.start()
+    return params, train, test, Split(train.images[:0], train.labels[:0])
+
+
 def train_and_hash(everything: bool) -> Iterator[tuple[str, str]]:
     """Train and predict; yield hashes: of each training's weights, and of the first's answers."""
-    from fashion_mlp.data.arrays import Split, load_split
-    from fashion_mlp.network import engine
-    from pipeline.params import Train, load_params
-
-    params = load_params()
-    dataset = params.dataset
-    train, test = (load_split(name, dataset.pixels, dataset.classes) for name in ("train", "test"))
-    engine.start()
+    params, train, test, nothing = load()
 
     from fashion_mlp.network.model import build_network, predict, set_layers
     from fashion_mlp.training.loop import fit
 
+    dataset = params.dataset
     some = Split(train.images[:IMAGES], train.labels[:IMAGES])
-    nothing = Split(train.images[:0], train.labels[:0])
     quick = {"epochs": 1, "steps_per_execution": 5, "device": "cpu"}
     for name, changes in trainings(everything).items():
         small, used = {}, some
@@ -139,29 +146,17 @@ def train_and_hash(everything: bool) -> Iterator[tuple[str, str]]:
 
 def train_whole(epochs: int) -> None:
     """Train as params.yaml says, but for so many epochs; print a hash of the weights after each."""
-    from fashion_mlp.data.arrays import load_split
-    from fashion_mlp.network import engine
-    from pipeline.checkpoint import Checkpoint
-    from pipeline.params import load_params
-
-    params = load_params()
-    dataset = params.dataset
-    split, nothing = (
-        load_split(name, dataset.pixels, dataset.classes) for name in ("train", "validation")
-    )
-    engine.start()
+    params, train, _, nothing = load()
 
     from fashion_mlp.training.loop import fit
 
     state = Checkpoint(None, {})  # the weights, and all that an optimizer keeps
-    fit(
-        params.train.model_copy(update={"epochs": epochs, "device": "cpu"}),
-        split,
-        nothing,
-        dataset.image_shape,
-        state,
-        on_epoch=lambda logs: print(hashlib.sha256(state.content).hexdigest()[:16], flush=True),
-    )
+
+    def show(logs: Any) -> None:
+        print(hashlib.sha256(state.content).hexdigest()[:16], flush=True)
+
+    changed = params.train.model_copy(update={"epochs": epochs, "device": "cpu"})
+    fit(changed, train, nothing, params.dataset.image_shape, state, on_epoch=show)
 
 
 def compare_whole(epochs: str) -> int:
@@ -197,10 +192,7 @@ def measure(setting: str) -> dict[str, str]:
     python = arm64.start(processor) if processor else [sys.executable]
     what = "--hash-everything" if setting in EVERYTHING else "--hash"
     command = ["env", *SETTINGS[setting], *python, "-m", "checks.portable", what]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise RuntimeError(f"{setting}: {result.stderr}")
-    return dict(line.split("\t") for line in result.stdout.splitlines())
+    return dict(line.split("\t") for line in answer(command).splitlines())
 
 
 def differing(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
@@ -216,38 +208,25 @@ def kept(differ: str) -> bool:
     return all(any(word in name for word in UNPORTABLE) for name in names)
 
 
-def main() -> int:
-    """Run all settings and print the tables."""
-    if sys.argv[1:2] == ["--whole"]:
-        train_whole(int(sys.argv[2]))
-        return 0
-    if sys.argv[1:2] == ["--epochs"]:
-        return compare_whole(sys.argv[2])
-    if sys.argv[1:] in (["--hash"], ["--hash-everything"]):
-        for name, value in train_and_hash(sys.argv[1] != "--hash"):
-            print(name, value, sep="\t", flush=True)
-        return 0
+def compare_settings() -> int:
+    """Train in every setting and print the tables; return 1 where a promised hash differs.
+
+    Raises:
+        RuntimeError: a program is missing, or fails; the text is one line.
+    """
     tools = {QEMU: "qemu-user", "taskset": "util-linux"} | arm64.TOOLS
     if missing := {tool: package for tool, package in tools.items() if not shutil.which(tool)}:
-        print(
-            f"check-portable: needs {', '.join(missing)}; on Debian: "
-            f"apt-get install {' '.join(sorted({*missing.values()}))}",
-            file=sys.stderr,
-        )
-        return 1
+        packages = " ".join(sorted({*missing.values()}))
+        raise RuntimeError(f"needs {', '.join(missing)}; on Debian: apt-get install {packages}")
+    arm64.prepare()
     results: dict[str, dict[str, str]] = {}
     rows = []
-    try:
-        arm64.prepare()
-        for setting in SETTINGS:
-            print(f"check-portable: {setting}", file=sys.stderr, flush=True)
-            began = time.monotonic()
-            results[setting] = found = measure(setting)
-            differ = differing(found, results["default"])
-            rows.append([setting, len(found), differ, f"{time.monotonic() - began:.0f}"])
-    except RuntimeError as error:
-        print(f"check-portable: {error}", file=sys.stderr)
-        return 1
+    for setting in SETTINGS:
+        print(f"check-portable: {setting}", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        results[setting] = found = measure(setting)
+        differ = differing(found, results["default"])
+        rows.append([setting, len(found), differ, f"{time.monotonic() - began:.0f}"])
     print(f"{machine()}, 1 epoch of {IMAGES:,} images; one of many: of {FEW_IMAGES}, 64 units\n")
     print(table(["setting", "hashes", "differ", "seconds"], rows))
     print()
@@ -255,6 +234,25 @@ def main() -> int:
     lines = ([name, *(results[setting][name] for setting in EVERYTHING)] for name in names)
     print(table(["training", *EVERYTHING], lines))
     return 0 if all(kept(str(row[2])) for row in rows) else 1
+
+
+def main() -> int:
+    """Do what the command line says: compare, or train where it is compared."""
+    try:
+        match sys.argv[1:]:
+            case ["--epochs", epochs]:
+                return compare_whole(epochs)
+            case ["--whole", epochs]:
+                train_whole(int(epochs))
+            case ["--hash" | "--hash-everything" as what]:
+                for name, value in train_and_hash(what != "--hash"):
+                    print(name, value, sep="\t", flush=True)
+            case _:
+                return compare_settings()
+    except RuntimeError as error:
+        print(f"check-portable: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

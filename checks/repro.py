@@ -24,13 +24,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from dvc.utils.flatten import flatten
 
-from checks.common import ABSENT, git, leaves, processor, table
+from checks.common import ABSENT, git, processor, table
 from checks.hostile import FOLDER, run_make
 from pipeline.guard import PIPELINE, read_stage
 from pipeline.params import load_params
 
 COMPUTED = ("metrics/", "models/", "plots/")  # outputs whose bits depend on rounding
+FOLLOWING = {".png": "picture", ".onnx": "model"}  # among them: they differ where a number does
 SHOWN = 10  # differences printed for each file
 
 
@@ -61,7 +63,7 @@ def compare(
         found: as reproduced.
         tolerances: by key; `other` for those not listed.
     """
-    before, after = dict(leaves(committed)), dict(leaves(found))
+    before, after = flatten(committed), flatten(found)
     other = tolerances.get("other", 0.0)
     return [
         Difference(
@@ -132,12 +134,9 @@ def judge(project: Path, changed: list[str], tolerances: Mapping[str, float]) ->
             rows.append((name, "", "", "", f"REFUSED: {error}"))
             good = False
             continue
-        if name.startswith("plots/") and name.endswith(".png"):
-            pictures.append(name)
-            rows.append((name, *found[0][:3], "picture"))
-            continue
-        if name.startswith("models/") and name.endswith(".onnx"):
-            rows.append((name, *found[0][:3], "model"))
+        if kind := FOLLOWING.get(Path(name).suffix, "") if name.startswith(COMPUTED) else "":
+            pictures += [name] if kind == "picture" else []
+            rows.append((name, *found[0][:3], kind))
             continue
         metric_differs = metric_differs or name.startswith("metrics/")
         good = good and all(item.accepted for item in found)

@@ -5,8 +5,6 @@ and four processes that talk over loopback; kills a worker and the chief, starts
 stops one. Prints a Markdown table (docs/workers.md shows it). Fails if the losses are not within
 rounding of one worker's, the weights are not the same on all workers, another than the chief
 writes a file, or the others do not end within a minute and with one line of error.
-
-    python -m checks.workers [IMAGES [PRESET]]
 """
 
 from __future__ import annotations
@@ -29,7 +27,8 @@ import numpy as np
 import yaml
 
 from checks.common import machine, table
-from checks.sandbox import ROOT, environment, files
+from checks.sandbox import environment, files
+from pipeline.environment import ROOT
 from pipeline.params import Train
 
 IMAGES, VALIDATION, EPOCHS = 20_000, 1_000, 3
@@ -233,15 +232,13 @@ class Trials:
 
 def main() -> int:
     """Try everything and print the table."""
-    images = int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
-    preset = sys.argv[2] if len(sys.argv) > 2 else "accurate"
     with tempfile.TemporaryDirectory() as folder:
-        data = first_images(Path("data/prepared"), Path(folder) / "data", images, VALIDATION)
+        data = first_images(Path("data/prepared"), Path(folder) / "data", IMAGES, VALIDATION)
         params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-        changes = yaml.safe_load(Path(f"presets/{preset}.yaml").read_text(encoding="utf-8"))
+        changes = yaml.safe_load(Path("presets/accurate.yaml").read_text(encoding="utf-8"))
         train = Train.model_validate({**changes["train"], "epochs": EPOCHS}).model_dump(mode="json")
         team = Team(Path(folder) / "team", data, params | {"train": train})
-        trials = Trials(team, images // train["batch_size"])
+        trials = Trials(team, IMAGES // train["batch_size"])
         for precision in dict.fromkeys([train["precision"], "float32"]):
             train["precision"] = precision
             for count, name in ((0, "one worker"), (2, "two workers"), (4, "four workers")):
@@ -250,8 +247,8 @@ def main() -> int:
             trials.add(f"worker {lost} of two killed", partial(trials.lose, lost, signal.SIGKILL))
         trials.add("both started again", trials.resume)
         trials.add("worker 1 of two stopped (SIGSTOP)", partial(trials.lose, 1, signal.SIGSTOP))
-    print(f"{machine()}; preset {preset},")
-    print(f"{images:,} images, {EPOCHS} epochs; each row once\n")
+    print(f"{machine()}; preset accurate,")
+    print(f"{IMAGES:,} images, {EPOCHS} epochs; each row once\n")
     print(table(("tried", "ms a step", "outcome"), trials.rows))
     return 0 if trials.good else 1
 

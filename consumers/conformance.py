@@ -223,7 +223,7 @@ def tied_job(folder: Path, job: Job) -> Job:
     bias = np.zeros(job.classes, np.float32)
     bias[list(TIED)] = 1
     layer = Layer(np.zeros((job.pixels, job.classes), np.float32), bias, "softmax")
-    model = exact_graph(quantize([layer], (1, job.pixels)), 13, 8)
+    model = exact_graph(quantize([layer], (1, job.pixels)), opset=13, ir_version=8)
     model.metadata_props.extend(onnx.load(job.model).metadata_props)
     onnx.save(model, folder / job.model.name)
     shutil.copy(LABELS, folder / "labels.json")

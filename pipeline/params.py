@@ -9,7 +9,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -380,20 +380,8 @@ def _show(value: object) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """Name the keys that the schema knows at a place in the file."""
-    schema = Params.model_json_schema()
-    node: Any = schema
+    kind: Any = Params
     for part in location:
-        node = _step(_resolve(node, schema), part)
-    return sorted(_resolve(node, schema).get("properties", {}))
-
-
-def _step(node: Any, part: int | str) -> Any:
-    named = node.get("properties", {}).get(part)
-    return named or node.get("additionalProperties") or node.get("items") or {}
-
-
-def _resolve(node: Any, schema: Any) -> Any:
-    """Follow a JSON schema's `$ref` to the definition that it names."""
-    while "$ref" in node:
-        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-    return node
+        fields = getattr(kind, "model_fields", {})  # a list or a mapping has none
+        kind = fields[part].annotation if part in fields else get_args(kind)[-1]
+    return sorted(kind.model_fields)

@@ -23,9 +23,9 @@ from string import Template
 from typing import Any
 
 import yaml
+from dvc.utils.flatten import flatten
 from tabulate import tabulate
 
-from checks.common import leaves
 from fashion_mlp.formats import write_text
 from fashion_mlp.pictures import paper
 
@@ -97,7 +97,7 @@ def build(root: Path) -> str:
         history=figures.pop("history"),
         pictures="".join(figures.values()),
         classes=record_table(classes),
-        metrics=table(leaves(train | evaluate)),
+        metrics=table(flatten(train | evaluate).items()),
         examples=record_table(examples),
         data=data_tables(files, lock),
         export=table(proof, ("check", "value")),
@@ -260,7 +260,7 @@ def runtimes(path: Path) -> str:
     for file in [key for key, value in values.items() if isinstance(value, dict)]:
         rows = [{"runtime": name, **row} for name, row in values.pop(file).items()]
         parts.append(f"<h3>The {escape(file)} file</h3>{record_table(rows)}")
-    return table(leaves(values)) + "".join(parts)
+    return table(flatten(values).items()) + "".join(parts)
 
 
 def made_with(root: Path) -> dict[str, str]:

@@ -235,12 +235,12 @@ def least_rate(archive: Path, timeout: float) -> Iterator[None]:
     Raises:
         SourceError: less than LEAST_RATE.
     """
-    seen = 0
+    seen, watching = 0, True
 
     def look(*_: object) -> None:
         nonlocal seen
         before, seen = seen, archive.stat().st_size
-        if seen - before < LEAST_RATE * 2 * timeout:
+        if watching and seen - before < LEAST_RATE * 2 * timeout:
             raise SourceError(f"{archive.name}: slower than {LEAST_RATE:,} bytes a second")
 
     default = signal.signal(signal.SIGALRM, look)
@@ -248,6 +248,7 @@ def least_rate(archive: Path, timeout: float) -> Iterator[None]:
     try:
         yield
     finally:
+        watching = False  # or a look that comes now would keep the timer from being stopped
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, default)
 

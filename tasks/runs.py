@@ -40,14 +40,14 @@ def check() -> int:
     return 0 if verified(Path()) else call(["python", "-m", "tasks.check"])
 
 
-def show_results(folder: Path = Path()) -> None:
+def show_results() -> None:
     """Say what there is now and what can be done with it."""
     metrics: dict[str, float] = {}
-    for path in sorted(folder.glob("metrics/*.json")):
+    for path in sorted(Path("metrics").glob("*.json")):
         metrics |= json.loads(path.read_text(encoding="utf-8"))
     names = [name for name in ("test_accuracy", "validation_accuracy") if name in metrics]
     shown = [f"{name} {metrics[name]:.4f}" for name in names]
-    shown += [str(path.relative_to(folder)) for path in sorted(folder.glob("models/*.onnx"))]
+    shown += map(str, sorted(Path("models").glob("*.onnx")))
     if shown:
         say(f"{', '.join(shown)}, pictures in plots/")
         say("next: `make report`, all of it in one file; `make page`, the model on a web page; "

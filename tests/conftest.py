@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import gzip
-import hashlib
 import json
 import os
 import shutil
 import signal
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
-import numpy as np
 import pytest
 import yaml
 from playwright.sync_api import Browser, sync_playwright
 
-from pipeline.params import FILES, Evaluate, Export, File, Params, Preprocess, Train
+from checks.sandbox import edited
+from checks.small_data import Data, make_data
+from pipeline.params import FILES, Evaluate, Export, Params, Preprocess, Train
 from tests.server import Server, serving
 
-ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH, CLASSES = 4, 3, 10  # not square, so that swapped axes show
 TRAIN, TEST = 300, 100
 
@@ -41,24 +37,6 @@ LONGEST = ("test_pipeline", "test_tasks", "test_train", "test_environment", "tes
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    """Write an IDX file of bytes by hand: the oracle for the reader."""
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    return header + array.astype(np.uint8).tobytes()
-
-
-def edited(values: Any, changes: Mapping[str, Any]) -> Any:
-    """Return a copy of nested values with changes by dotted key."""
-    values = copy.deepcopy(values)
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        node = values
-        for parent in parents:
-            node = node[parent]
-        node[last] = value
-    return values
 
 
 def other_values(values: Mapping[str, Any], section: Any = Params, at: str = "") -> dict[str, str]:
@@ -88,47 +66,6 @@ def other_values(values: Mapping[str, Any], section: Any = Params, at: str = "")
         if other is not None:
             others[at + key] = json.dumps(other, separators=(",", ":")).strip('"')
     return others
-
-
-class Data(NamedTuple):
-    """A small data set: arrays uint8, and the same as files."""
-
-    arrays: dict[str, np.ndarray]
-    contents: dict[str, bytes]
-
-    @property
-    def files(self) -> dict[str, File]:
-        return {name: File(**entry) for name, entry in self.entries.items()}
-
-    @property
-    def entries(self) -> dict[str, dict[str, Any]]:
-        """What `fetch.files` of params.yaml says of the files."""
-        return {
-            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in self.contents.items()
-        }
-
-    def write(self, folder: Path, compressed: bool = False) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.contents.items():
-            if compressed:
-                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-            else:
-                (folder / name).write_bytes(content)
-        return folder
-
-
-def make_data(train: int, test: int, height: int, width: int, seed: int = 0) -> Data:
-    """Make images that can be learnt: each class has a pattern, noise lies over it."""
-    random = np.random.default_rng(seed)
-    patterns = random.integers(0, 200, (CLASSES, height, width))
-    arrays = {}
-    for source, count in (("train", train), ("t10k", test)):
-        labels = random.integers(0, CLASSES, count).astype(np.uint8)
-        images = patterns[labels] + random.integers(0, 56, (count, height, width))
-        arrays[f"{source}-images-idx3-ubyte"] = images.astype(np.uint8)
-        arrays[f"{source}-labels-idx1-ubyte"] = labels
-    return Data(arrays, {name: idx_bytes(array) for name, array in arrays.items()})
 
 
 def paper_values() -> dict[str, Any]:
@@ -179,7 +116,7 @@ def small_values(data: Data, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def data() -> Data:
-    return make_data(TRAIN, TEST, HEIGHT, WIDTH)
+    return make_data(TRAIN, TEST, (HEIGHT, WIDTH))
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -24,9 +22,10 @@ from tabulate import tabulate
 
 from consumers.runtimes import RUNTIMES
 from fashion_mlp.pictures import paper
+from pipeline.environment import ROOT
 from pipeline.params import Params
+from tests.processes import run
 
-ROOT = Path(__file__).resolve().parent.parent
 METRICS = [f"metrics/{stage}.json" for stage in ("train", "evaluate", "export")]
 PROOF = "metrics/proof.csv"
 MOMENTUM = ROOT / "docs/momentum.json"  # metrics of the experiment that README shows, by file
@@ -217,22 +216,6 @@ def metrics_diff() -> str:
         printed = run(folder, "dvc", "metrics", "diff", "main", "momentum").stdout
     head, *rows = (line.rstrip() for line in printed.rstrip().splitlines())
     return "\n".join([head, *sorted(rows)])  # DVC's order changes from run to run
-
-
-def run(folder: Path | str, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as after `source .venv/bin/activate`, away from anybody's settings."""
-    environment = {
-        **os.environ,
-        **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "docs"),
-        **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "docs@localhost"),
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "DVC_NO_ANALYTICS": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def parameters() -> str:

@@ -76,23 +76,13 @@ def serving() -> Iterator[Server]:
             thread.join()
 
 
-def body(content: bytes, length: int | None = None) -> Answer:
-    """Answer with content, whose length is stated truly or as `length`."""
+def body(content: bytes, length: int | None = -1) -> Answer:
+    """Answer with content; its length is stated truly (-1), as `length`, or not at all (None)."""
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
-        handler.send_header("Content-Length", str(len(content) if length is None else length))
-        handler.end_headers()
-        handler.wfile.write(content)
-
-    return answer
-
-
-def unmeasured(content: bytes) -> Answer:
-    """Answer with content whose length is not stated: it ends where the connection does."""
-
-    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
+        if length is not None:
+            handler.send_header("Content-Length", str(len(content) if length < 0 else length))
         handler.end_headers()
         handler.wfile.write(content)
 

@@ -15,16 +15,9 @@ import yaml
 from benchmarks import measure, results, training
 from benchmarks.baselines import one_epoch
 from benchmarks.measure import Row, Table
+from pipeline.environment import ROOT
 from pipeline.params import Train
-from tests.conftest import ROOT
-
-
-def test_ratio_is_taken_within_a_round() -> None:
-    # The second round was twice as slow for both: the ratio stays the same.
-    rows = [Row("bound", [1.0, 2.0, 1.0]), Row("ours", [1.5, 3.0, 1.6], "bound")]
-    table = Table("key", "title", "s", rows)
-    assert table.ratios(table.rows[0]) == []
-    assert table.ratios(table.rows[1]) == [1.5, 1.5, 1.6]
+from tests.processes import run
 
 
 def test_fastest_trains_as_the_preset_of_that_name() -> None:
@@ -69,6 +62,7 @@ def test_publish_writes_what_a_document_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results.json")
+    # The second round was twice as slow for both: ratios are taken within a round.
     rows = [Row("bound", [1.0, 2.0]), Row("ours", [2.0, 5.0], "bound", 3.0)]
     results.publish({"cores": 2}, [Table("key", "t", "s", rows, ['a "note"'])])
     assert results.described() == "cores 2"
@@ -132,23 +126,11 @@ def test_a_baseline_whose_library_is_missing_is_left_out_with_a_note(
     assert steady.notes[1].startswith("PyTorch: left out: [Errno 2]")
 
 
-def test_bench_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    command = [sys.executable, "-m", "benchmarks"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_bench_names_what_is_missing(tmp_path: Path) -> None:
+    result = run(tmp_path, sys.executable, "-m", "benchmarks")
     assert result.returncode == 1
     missing = "data/prepared/train_images.npy"
     assert result.stderr == f"bench: {missing} is missing; `make` makes it\n"
-
-
-def test_the_baselines_lock_has_hashes_and_the_pipelines_numpy() -> None:
-    ours, theirs = (
-        (ROOT / name).read_text(encoding="utf-8")
-        for name in ("requirements.lock", "benchmarks/requirements.lock")
-    )
-    entries = re.split(r"\n(?=\w)", theirs)
-    assert all("--hash=sha256:" in entry for entry in entries)
-    assert re.findall("^numpy==.*$", ours, re.M) == re.findall("^numpy==.*$", theirs, re.M)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_DATA")
@@ -159,6 +141,7 @@ import numpy as np
 from fashion_mlp.data.arrays import Split
 from fashion_mlp.network import engine
 from pipeline.params import Train
+from tests.processes import run
 engine.start()
 from fashion_mlp.training.loop import fit
 count = {limit} // 3136 + 10_000

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from pipeline.environment import ROOT
+from tests import processes
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
@@ -26,17 +27,8 @@ def program(folder: Path, body: str) -> list[str]:
     return [sys.executable, "-m", "probe"]
 
 
-def run(
-    folder: Path, body: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        program(folder, body),
-        cwd=folder,
-        env=ENVIRONMENT | (environment or {}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run(folder: Path, body: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return processes.run(folder, *program(folder, body), **variables)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +50,7 @@ def test_run_says_an_expected_error_in_one_line(tmp_path: Path, body: str, line:
 
 
 def test_run_shows_the_traceback_on_request(tmp_path: Path) -> None:
-    result = run(tmp_path, "raise ValueError('bad')", {"FASHION_MLP_TRACEBACK": "1"})
+    result = run(tmp_path, "raise ValueError('bad')", FASHION_MLP_TRACEBACK="1")
     assert result.stderr.startswith("Traceback (most recent call last):")
     assert result.stderr.endswith("\nprobe: error: bad\n")
 
@@ -72,7 +64,9 @@ def test_run_shows_the_traceback_of_a_fault_of_ours(tmp_path: Path) -> None:
 
 def test_run_hands_a_stage_no_variable_that_it_does_not_know(tmp_path: Path) -> None:
     given = {"XLA_FLAGS": "x", "OMP_NUM_THREADS": "1", "FASHION_MLP_X": "kept", "TF_CONFIG": "{}"}
-    result = run(tmp_path, f"print(*(name for name in {list(given)} if name in os.environ))", given)
+    result = run(
+        tmp_path, f"print(*(name for name in {list(given)} if name in os.environ))", **given
+    )
     assert (result.returncode, result.stdout) == (0, "FASHION_MLP_X TF_CONFIG\n")
 
 

@@ -23,9 +23,9 @@ from consumers.runtimes import MODELS, RUNTIMES, Runtime
 from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.quantize import quantize
 from fashion_mlp.network import engine
+from pipeline.environment import ROOT
 from tests.photos import photo_of, save_model
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "consumers/README.md").read_text(encoding="utf-8")
 NAMES = ["Amber", "Beige", "Coral", "Denim", "Ebony", "Flax", "Gold", "Hazel", "Ivory", "Jade"]
 IN_MAIN_ENVIRONMENT = {"python", "reference"}  # the others run in `make test-consumers`

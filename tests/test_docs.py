@@ -9,8 +9,9 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from pipeline.environment import ROOT
 from pipeline.params import Train, load_params
-from tests.docs_cog import ROOT, run
+from tests.processes import run
 
 TRACKED = set(run(ROOT, "git", "ls-files").stdout.splitlines())
 DOCUMENTS = sorted(name for name in TRACKED if name.endswith(".md"))
@@ -20,7 +21,6 @@ CURRENT = {name: text for name, text in TEXTS.items() if name != "CHANGELOG.md"}
 # Made by commands, but not tracked and not an output of a stage.
 MADE = (
     "report.html",
-    "data/own/",
     "provenance.json",  # of a release
     "data/own/",  # of docs/own-pictures.md, as the next
     "shapes.py",

@@ -1,12 +1,11 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from pipeline.environment import ROOT
+from tests.processes import run
 
 TRAIN = """
 import hashlib, os
@@ -28,29 +27,14 @@ print(hashlib.sha256(weights).hexdigest(), *history["loss"])
 """
 
 
-def start(code: str, **environment: str) -> subprocess.Popen[str]:
-    hidden = ("XLA_FLAGS", "FASHION_MLP_ENGINE")
-    clean = {key: value for key, value in os.environ.items() if key not in hidden}
-    command = [sys.executable, "-c", code]
-    pipe: Any = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=ROOT, env=clean | environment, stdout=pipe, stderr=pipe, text=True
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return printed, errors
+def finished(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run(ROOT, sys.executable, "-c", code, **environment)
 
 
 def test_start_trains_to_the_same_bits_whatever_the_threads_and_the_processor() -> None:
-    processes = [
-        start(TRAIN, TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1"),
-        start(TRAIN, TF_NUM_INTRAOP_THREADS="4", ONEDNN_MAX_CPU_ISA="AVX2"),
-    ]
-    (one, _), (four, _) = (finish(process) for process in processes)
-    assert one == four
+    one = finished(TRAIN, TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
+    four = finished(TRAIN, TF_NUM_INTRAOP_THREADS="4", ONEDNN_MAX_CPU_ISA="AVX2")
+    assert (one.returncode, one.stdout) == (0, four.stdout)
 
 
 def test_start_is_silent_and_refuses_to_come_too_late() -> None:
@@ -62,9 +46,11 @@ def test_start_is_silent_and_refuses_to_come_too_late() -> None:
         "try: engine.start()\n"
         "except RuntimeError as error: print(error)\n"
     )
-    printed, errors = finish(start(code))
-    assert printed == ("True\nTensorFlow was imported before engine.start(); call start() first\n")
-    assert errors == ""
+    done = finished(code)
+    assert (
+        done.stdout == "True\nTensorFlow was imported before engine.start(); call start() first\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 FAULTS = {
@@ -90,9 +76,8 @@ def test_start_shows_what_was_printed_when_the_import_fails_or_aborts(
         "except RuntimeError as error: print(error, file=sys.stderr); sys.exit(1)\n"
         "except KeyboardInterrupt: sys.exit(130)\n"
     )
-    process = start(code, PYTHONPATH=str(tmp_path), TMPDIR=str(tmp_path))
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors.startswith(says)) == (status, True), errors
+    done = finished(code, PYTHONPATH=str(tmp_path), TMPDIR=str(tmp_path))
+    assert (done.returncode, done.stderr.startswith(says)) == (status, True), done.stderr
     assert [path.name for path in tmp_path.glob("tmp*")] == []
 
 
@@ -106,7 +91,7 @@ def test_start_leaves_out_what_is_for_nothing_and_the_garbage_collector_as_it_wa
         "print(gc.isenabled(), gc.get_freeze_count() > 100_000, len(gc.get_objects()) < 100_000)\n"
         "import matplotlib.figure, sklearn.metrics\n"  # others still can
     )
-    assert finish(start(code))[0] == "[]\nFalse True True\n"
+    assert finished(code).stdout == "[]\nFalse True True\n"
 
 
 def test_start_refuses_a_gpu_that_is_not_there() -> None:
@@ -115,7 +100,7 @@ def test_start_refuses_a_gpu_that_is_not_there() -> None:
         "try: engine.start('gpu')\n"
         "except RuntimeError as error: print(error)\n"
     )
-    assert finish(start(code, CUDA_VISIBLE_DEVICES=""))[0] == (
+    assert finished(code, CUDA_VISIBLE_DEVICES="").stdout == (
         "params.yaml: train.device: expected a GPU that TensorFlow can use, found none; "
         "set it to cpu\n"
     )

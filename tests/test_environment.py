@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import zipfile
@@ -16,17 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from checks.sandbox import Project
+from pipeline.environment import ROOT
 from tasks.environment import is_current, missing, probe
-from tests.tiny import ROOT
 
 WHEEL = "tiny_package-{version}-py3-none-any.whl"
 
 
-class Folder:
+class Folder(Project):
     """A folder with the Makefile and the program in it, and a lock file."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "a folder"  # with a space in its name
+        super().__init__(folder / "a folder")  # with a space in its name
         self.wheels = folder / "wheels"
         self.wheels.mkdir(parents=True)
         shutil.copytree(ROOT / "tasks", self.folder / "tasks")
@@ -36,12 +36,8 @@ class Folder:
         text = "import tiny_package, sys\nprint(tiny_package.VERSION, sys.prefix)\n"
         (self.folder / "report/sweep.py").write_text(text)
         self.lock("1.0")
-        self.environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": str(self.wheels),
-            "HOME": str(folder),
-        }
+        self.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels)}
+        self.environment |= {"HOME": str(folder)}
 
     def lock(self, version: str) -> None:
         """Write a wheel and the lock file that names it by its hash."""
@@ -62,16 +58,7 @@ class Folder:
         (self.folder / "requirements.lock").write_text(text)
 
     def make(self, *arguments: str, **environment: str) -> tuple[int, str]:
-        result = subprocess.run(
-            ["make", "sweep-picture", *arguments],
-            cwd=self.folder,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        return result.returncode, result.stdout
+        return self.run("make", "sweep-picture", *arguments, **environment)
 
 
 INSTALLING = "make: installing requirements.lock into .venv"
@@ -81,7 +68,7 @@ INSTALLING = "make: installing requirements.lock into .venv"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """An environment made while everything that leads Python and pip astray is set."""
     folder = Folder(tmp_path_factory.mktemp("environment"))
-    astray = folder.folder.parent / "astray"
+    astray = folder.wheels.with_name("astray")
     (astray / "site").mkdir(parents=True)
     (astray / "site/tiny_package.py").write_text("VERSION = 'a foreign one'\n")
     conf = astray / "pip.conf"
@@ -132,19 +119,11 @@ def test_an_environment_is_current_until_something_changes(made: Folder) -> None
 
 
 def test_a_damaged_environment_is_named_after_a_failure_and_made_again(made: Folder) -> None:
-    repro = ["sh", "tasks/start.sh", "repro"]  # which fails: this folder is no repository
 
     def fail() -> str:
-        result = subprocess.run(
-            repro,
-            cwd=made.folder,
-            env=made.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 1
-        return result.stderr
+        status, output = made.run("sh tasks/start.sh repro")  # as this folder is no repository
+        assert status == 1
+        return output
 
     assert "not as installed" not in fail()
     (module,) = made.folder.glob(".venv/lib/python3*/site-packages/pip/__init__.py")
@@ -156,14 +135,12 @@ def test_a_damaged_environment_is_named_after_a_failure_and_made_again(made: Fol
 
 def test_an_install_that_was_killed_starts_again(made: Folder) -> None:
     made.lock("2.0")
-    process = subprocess.Popen(
-        ["make", "sweep-picture"], cwd=made.folder, env=made.environment, start_new_session=True
-    )
+    process = made.start("make sweep-picture")
     while (made.folder / ".venv/.installed").exists():
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     status, output = made.make()
     assert (status, INSTALLING in output) == (0, True)
     assert output.endswith(f"\n2.0 {made.folder}/.venv\n")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from checks.small_data import Data
 from fashion_mlp.data.arrays import Split
 from fashion_mlp.paths import MODEL
 from stages import evaluate as stage
@@ -20,7 +21,7 @@ from stages.evaluate import (
     read_history,
     warn_of_chance,
 )
-from tests.conftest import CLASSES, HEIGHT, TEST, WIDTH, Data, small_values, snapshot
+from tests.conftest import CLASSES, HEIGHT, TEST, WIDTH, small_values, snapshot
 from tests.oracle import make_images
 
 NAMES = ["a", "b", "c"]

@@ -195,19 +195,6 @@ def half_precision(model: onnx.ModelProto) -> None:
         (operator(4, "Ceil"), r"no rule for 'Ceil'"),
         (float_input, "input image: expected uint8"),
     ],
-    ids=[
-        "cast",
-        "float16",
-        "subnormal",
-        "twice",
-        "finer",
-        "bias",
-        "kernel in parts",
-        "factor",
-        "fused",
-        "operator",
-        "input",
-    ],
 )
 def test_a_sum_that_may_round_is_refused(
     change: Callable[[onnx.ModelProto], None], reason: str

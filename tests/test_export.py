@@ -10,10 +10,11 @@ import pytest
 import yaml
 from onnx import numpy_helper
 
+from checks.small_data import Data
 from fashion_mlp.export.graph import plain_graph, uint8_graph
 from stages import export as stage
 from stages import preprocess, train
-from tests.conftest import CLASSES, HEIGHT, TEST, TRAIN, WIDTH, Data, small_values, snapshot
+from tests.conftest import CLASSES, HEIGHT, TEST, TRAIN, WIDTH, small_values, snapshot
 from tests.oracle import DEPTHS, make_layers
 
 pytestmark = pytest.mark.usefixtures("engine")

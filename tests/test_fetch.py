@@ -1,16 +1,18 @@
 import gzip
 import hashlib
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from checks.small_data import Data
 from pipeline.files import sha256
 from pipeline.params import File, Source
-from stages.fetch import fetch
-from tests.conftest import Data, snapshot
-from tests.server import Answer, Server, body, drip, redirect, reset, stall, status, unmeasured
+from stages.fetch import fetch, least_rate
+from tests.conftest import snapshot
+from tests.server import Answer, Server, body, drip, redirect, reset, stall, status
 
 FIRST = "train-images-idx3-ubyte"  # the file that is asked for first
 TIMEOUT = 0.5
@@ -40,7 +42,7 @@ FAULTS: dict[str, tuple[Callable[[bytes, bytes], Answer], str]] = {
     "reset in mid-body": (lambda archive, _: reset(archive), "Connection reset by peer"),
     "a byte short": (lambda archive, _: body(archive[:-1], len(archive)), "IncompleteRead("),
     "a byte short, length not stated": (
-        lambda archive, _: unmeasured(archive[:-1]),
+        lambda archive, _: body(archive[:-1], None),
         "broken gzip: Compressed file ended before the end-of-stream marker",
     ),
     "a bit flipped in the archive": (lambda archive, _: body(flipped(archive)), "broken gzip: "),
@@ -94,6 +96,24 @@ def test_fetch_of_a_bad_download_says_why_and_tries_the_next_source(
     assert capsys.readouterr().out.endswith(f"verified, from {good.url}\n")
 
 
+def test_a_look_that_comes_when_the_download_is_over_gives_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, before = signal.setitimer, signal.getsignal(signal.SIGALRM)
+
+    def late(which: int, *seconds: float) -> None:
+        if seconds == (0,):
+            signal.raise_signal(signal.SIGALRM)
+        real(which, *seconds)
+
+    monkeypatch.setattr(signal, "setitimer", late)
+    (tmp_path / "archive").touch()
+    with least_rate(tmp_path / "archive", 60):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
 def test_fetch_of_a_fault_in_the_last_file_keeps_what_was_there(
     data: Data, server: Server, raw: Path
 ) -> None:
@@ -134,19 +154,8 @@ def test_fetch_lists_each_source_with_its_reason(
     )
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_fetch_takes_a_local_folder(
-    compressed: bool, data: Data, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = str(data.write(tmp_path / "mine", compressed))
-    monkeypatch.setenv("MY_DATA", folder)
-    source = Source(environment="MY_DATA") if compressed else Source(folder=folder)
-    fetch([source], data.files, TIMEOUT, raw)
-    assert snapshot(raw) == dict(sorted(data.contents.items()))
-
-
 # Of data sets as they come.
-LAYOUTS = ("{name}", "raw/{name}", "{name}/{name}", "one/{dotted}", "{dotted}.gz")
+LAYOUTS = ("{name}", "raw/{name}", "{name}/{name}", "one/{dotted}", "{dotted}.gz", "{name}.gz")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

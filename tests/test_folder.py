@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import ROOT
+from pipeline.environment import ROOT
 
 NOBODY = 65534
 FILES = ("dvc.yaml", "params.yaml", "data/raw/.gitignore", "stages/fetch.py")

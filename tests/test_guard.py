@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.environment import ROOT
 from pipeline.files import md5
 from pipeline.guard import alone, guarded
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture

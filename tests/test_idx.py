@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from checks.small_data import idx_bytes
 from fashion_mlp.data.idx import Header, iter_rows, read_header
-from tests.conftest import idx_bytes
 
 IMAGES = idx_bytes(np.arange(24).reshape(2, 3, 4))  # 16 bytes of header, 24 of pixels
 

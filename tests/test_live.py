@@ -6,7 +6,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT
+from pipeline.environment import ROOT
 
 HEADER = "epoch,loss,accuracy,validation_loss,validation_accuracy\n"
 

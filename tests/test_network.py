@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from pipeline.environment import ROOT
 from tests.oracle import DEPTHS, forward, make_images, make_layers, network_of
 
 pytestmark = pytest.mark.usefixtures("engine")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from checks.sandbox import ROOT, Sandbox
+from checks.sandbox import Sandbox
+from pipeline.environment import ROOT
 from tests.server import serving_folder
 
 pytestmark = pytest.mark.web  # it needs the page's packages
@@ -88,12 +88,8 @@ def test_make_dataset_takes_a_folder_as_it_is_written(
     value: str, reason: str, own: Sandbox
 ) -> None:
     before = own.results(), (own.folder / "params.yaml").read_bytes()
-    done = subprocess.run(
-        ["make", "dataset", value], cwd=own.folder, env=own.environment, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert reason in done.stderr
+    status, output = own.run("make", "dataset", value)
+    assert (status != 0, reason in output) == (True, True)
     assert not (own.folder / "ran").exists()
     assert (own.results(), (own.folder / "params.yaml").read_bytes()) == before
 

@@ -9,8 +9,10 @@ from dvc.utils.hydra import apply_overrides
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from checks.sandbox import edited
+from pipeline.environment import ROOT
 from pipeline.params import Params, Train, check_params, load_params
-from tests.conftest import ROOT, edited, other_values, paper_values
+from tests.conftest import other_values, paper_values
 
 VALUES = paper_values()
 TEXT = yaml.safe_dump(VALUES, allow_unicode=True, sort_keys=False)
@@ -71,11 +73,14 @@ def test_the_defaults_are_the_papers_training() -> None:
     assert check_params(VALUES).train == train
 
 
+RATE = "train.optimizer.config.learning_rate"
 SAYS = [
     ("train.epochs", -1, "input should be greater than or equal to 1; got -1"),
     ("train.epochs", True, "a number, not true or false; got True"),
     ("train.activation", "gelu", "input should be 'relu', 'sigmoid' or 'tanh'; got 'gelu'"),
-    ("train.optimizer.config.learning_rate", 0, "input should be greater than 0; got 0"),
+    (RATE, 0, "input should be greater than 0; got 0"),
+    (RATE, "-1e-05", "input should be greater than 0; got '-1e-05'"),
+    (RATE, "1e999", "input should be a finite number; got '1e999'"),
     ("train.hidden_units.0", 0, "input should be greater than or equal to 1; got 0"),
     ("gate.tolerances.other", math.nan, "input should be a finite number; got nan"),
     ("fetch.files.train-labels-idx1-ubyte.sha256", "beef",
@@ -167,14 +172,6 @@ def test_check_params_refuses_class_names_that_do_not_fit(classes: Any, message:
 def test_check_params_reads_a_small_number_written_as_text(option: str, text: str) -> None:
     params = check_params(edited(VALUES, {f"train.optimizer.config.{option}": text}))
     assert params.train.optimizer.config.model_dump()[option] == 1e-05
-
-
-@pytest.mark.parametrize("text", ["nan", "inf", "-1e-05", "fast", "", "1e999"])
-def test_check_params_refuses_text_that_is_no_such_number(text: str) -> None:
-    message = fault(edited(VALUES, {"train.optimizer.config.learning_rate": text}))
-    assert message is not None
-    assert message.startswith("params.yaml: train.optimizer.config.learning_rate: ")
-    assert message.endswith(f"got {text!r}")
 
 
 @pytest.mark.parametrize("path", KEYS, ids=lambda path: ".".join(map(str, path)))
@@ -330,8 +327,11 @@ def test_load_params_reads_what_yaml_and_dvc_write(tmp_path: Path) -> None:
     path.write_text(TEXT, encoding="utf-8")
     assert load_params(path) == check_params(VALUES)
     other = {key: text for key, text in other_values(VALUES).items() if key != "dataset.classes"}
-    apply_overrides(path, [f"{key}={text}" for key, text in other.items()])
+    other[RATE] = "0.00001"  # DVC writes the text 1e-05
+    others = [f"{key}={text}" for key, text in other.items()]
+    apply_overrides(path, [*others, "+train.optimizer.config.momentum=0.9"])  # no key of the file
     values = load_params(path).model_dump()
+    assert values["train"]["optimizer"]["config"] == {"learning_rate": 1e-05, "momentum": 0.9}
     for key in other:
         assert look(values, tuple(key.split("."))) != look(VALUES, tuple(key.split("."))), key
 

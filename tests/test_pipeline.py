@@ -9,29 +9,18 @@ import gzip
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
-from checks.sandbox import ROOT, Sandbox
-from tests.conftest import other_values, snapshot
+from checks.sandbox import Sandbox
+from pipeline.environment import ROOT
+from tests.conftest import snapshot
 from tests.docs_cog import stage_lines
 from tests.server import body, serving
 
 STAGES = ["fetch", "preprocess", "train", "evaluate", "export"]
-
-
-def shell(box: Sandbox, command: str) -> str:
-    """Run a command as a user types it; return what it prints."""
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=box.folder, env=box.environment, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def restore(box: Sandbox) -> None:
@@ -111,30 +100,6 @@ def test_make_resumes_after_everything_was_killed_in_training(box: Sandbox) -> N
     assert not [*checkpoints.glob("checkpoint*")]
 
 
-def test_exp_run_sets_every_key(box: Sandbox) -> None:
-    fixed = {"dataset.image_shape", "dataset.classes", "train.device"}  # the data's; the machine's
-    others = other_values(yaml.safe_load((box.folder / "params.yaml").read_text(encoding="utf-8")))
-    assert set(others) > fixed
-    others |= {
-        "train.hidden_units": "[24,12]",
-        "train.optimizer.class_name": "RMSprop",
-        "train.optimizer.config.learning_rate": "0.00001",  # DVC writes the text 1e-05
-        "+train.optimizer.config.momentum": "0.9",  # no key of params.yaml yet
-        "train.epochs": "2",
-    }
-    settings = [f"-S {key}={value}" for key, value in others.items() if key not in fixed]
-    printed = box.good(f"dvc exp run --name others {' '.join(settings)} train")
-    assert stages_of(printed) == ["preprocess", "train"]
-    lock = yaml.safe_load((box.folder / "dvc.lock").read_text(encoding="utf-8"))
-    trained = lock["stages"]["train"]["params"]["params.yaml"]["train"]
-    assert trained["hidden_units"] == [24, 12]
-    assert trained["optimizer"] == {
-        "class_name": "RMSprop",
-        "config": {"learning_rate": "1e-05", "momentum": 0.9},
-    }
-    restore(box)
-
-
 def test_what_the_last_line_of_an_error_says_brings_the_results_back(box: Sandbox) -> None:
     before = snapshot(box.folder / "models") | snapshot(box.folder / "plots")
     box.set(train__epochs=0)
@@ -143,7 +108,7 @@ def test_what_the_last_line_of_an_error_says_brings_the_results_back(box: Sandbo
     assert not (box.folder / "models/fashion_mlp.keras").exists()
     (remedy,) = re.findall(r"^train: .* brings the committed ones back: (.*)$", output, re.M)
     box.good("git checkout params.yaml")
-    shell(box, remedy)
+    box.good("bash", "-c", remedy)
     assert snapshot(box.folder / "models") | snapshot(box.folder / "plots") == before
     assert stages_of(box.good("dvc repro")) == []
 
@@ -161,7 +126,7 @@ NOT_RUN = {
     r"source ": "`box` has that environment",
     r"python -m http\.server": "serves for ever",
     r"consumers/\.venv": "`make test-consumers` does",
-    r"nice .*dvc queue start": "`make torture` does",
+    r"nice .*dvc queue start": "leaves workers running in the background",
     r"dvc .*\b[a-z]{5}-[a-z]{4}\b": "an experiment that DVC gave a name by chance",
     r"dvc (push|pull)": "needs a server, which tests/test_sharing.py has",
     r"python -m stages": "cog runs it, and README shows what it prints",
@@ -185,7 +150,7 @@ def test_documented_commands_run(box: Sandbox) -> None:
             # One experiment in the queue is enough, and two epochs.
             command = command.replace("--name momentum", "--name momentum -S train.epochs=2")
             command = command.replace("[200],[800]", "[16]").replace(",0.1", "").replace(",0.9", "")
-            printed[command] = shell(box, command)
+            printed[command] = box.good("bash", "-c", command)
         restore(box)  # parameters that `-S` has set
     assert len(printed) > 8
     assert all(stage in printed["dvc dag"] for stage in STAGES)

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,21 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from checks.small_data import Data, idx_bytes, make_data
+from pipeline.environment import ROOT
 from pipeline.params import File
 from stages import preprocess as stage
 from stages.preprocess import one_hot, prepare, scale
-from tests.conftest import (
-    CLASSES,
-    HEIGHT,
-    ROOT,
-    TEST,
-    TRAIN,
-    WIDTH,
-    Data,
-    idx_bytes,
-    make_data,
-    snapshot,
-)
+from tests.conftest import CLASSES, HEIGHT, TEST, TRAIN, WIDTH, snapshot
+from tests.processes import run as run_program
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 LAST = "t10k-labels-idx1-ubyte"
@@ -190,18 +181,12 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 def peak(folder: Path, data: Data) -> int:
     """Peak memory in KiB of a process that fetches and prepares a data set."""
     table = "".join(f"{name} {f.bytes} {f.sha256}\n" for name, f in data.files.items())
-    result = subprocess.run(
-        [sys.executable, "-c", PEAK, str(data.write(folder, compressed=True))],
-        input=table,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    source = str(data.write(folder, compressed=True))
+    result = run_program(ROOT, sys.executable, "-c", PEAK, source, given=table)
     return int(result.stdout.splitlines()[-1])
 
 
 def test_fetch_and_prepare_need_no_more_memory_for_ten_times_the_images(tmp_path: Path) -> None:
-    one = peak(tmp_path / "one/in", make_data(4_000, 10, 16, 16))
-    ten = peak(tmp_path / "ten/in", make_data(40_000, 10, 16, 16))  # 10 MB, as float32 41 MB
+    one = peak(tmp_path / "one/in", make_data(4_000, 10, (16, 16)))
+    ten = peak(tmp_path / "ten/in", make_data(40_000, 10, (16, 16)))  # 10 MB, as float32 41 MB
     assert abs(ten - one) < 4096

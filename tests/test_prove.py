@@ -19,7 +19,7 @@ from fashion_mlp.network import engine
 from fashion_mlp.proof.comparison import compare, load_onnx, verdict
 from fashion_mlp.proof.findings import DIFFERS, HELD, LIMITED, OPEN
 from fashion_mlp.proof.known import Known, study
-from tests.conftest import ROOT
+from pipeline.environment import ROOT
 from tests.oracle import make_images, make_layers, network_of
 
 PIXELS, CLASSES = 9, 3

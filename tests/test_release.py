@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from fashion_mlp.formats import write_json, write_text
+from pipeline.environment import ROOT
 from pipeline.files import md5
 from release.__main__ import build, sign
 from release.layout import PAGE_MODEL, SIGNATURE, STATEMENT, SUMS, hashes, sums
 from release.verify import main, verify
-from tests.conftest import ROOT
-from tests.docs_cog import run
+from tests.processes import run
 
 MODELS = ("fashion_mlp.onnx", "fashion_mlp_uint8.onnx", "fashion_mlp_exact.onnx")
 

@@ -13,10 +13,8 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page
 
+from pipeline.environment import ROOT
 from report import __main__ as report
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 NAMES = [f"class {number}" for number in range(10)]
 DATASET = {

@@ -4,7 +4,6 @@ import ast
 import functools
 import importlib.metadata
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.environment import ROOT
 from pipeline.params import Params
-from tests.conftest import ROOT
+from tests.processes import run
 
 STAGES = ("fetch", "preprocess", "train", "evaluate", "export")
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -43,11 +43,14 @@ PROGRAMS = {
 PARTS = {"asyncssh": "dvc-ssh", "boto3": "moto", "pydantic_core": "pydantic"}
 
 
+LISTING = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
+
+
 def tracked(*patterns: str) -> list[Path]:
     """List the files that git tracks or would track."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [ROOT / name for name in result.stdout.splitlines() if (ROOT / name).is_file()]
+    listed = run(ROOT, *LISTING, *patterns).stdout.splitlines()
+    assert listed
+    return [ROOT / name for name in listed if (ROOT / name).is_file()]
 
 
 @functools.cache
@@ -121,9 +124,7 @@ def test_only_export_and_proof_import_onnx() -> None:
 def test_no_stage_loads_tensorflow_when_it_is_imported() -> None:
     stages = ", ".join(f"stages.{stage}" for stage in STAGES)
     code = f"import sys, {stages}; print(*sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    result = run(ROOT, sys.executable, "-c", code)
     # Not even train: it starts TensorFlow when it has checked its input.
     assert not set(result.stdout.split()) & {"tensorflow", "keras", "tf2onnx", "jax"}
     assert result.stderr == ""
@@ -270,9 +271,7 @@ def test_no_file_names_a_registrys_host() -> None:
 
 
 def test_text_files_end_lines_with_lf() -> None:
-    command = ["git", "ls-files", "--eol", "--cached", "--others", "--exclude-standard"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    lines = result.stdout.splitlines()
+    lines = run(ROOT, *LISTING, "--eol").stdout.splitlines()
     assert len(lines) > 30
     assert not [line for line in lines if re.search(r"[iw]/(crlf|mixed)", line)]
 
@@ -308,8 +307,19 @@ def test_dependencies_are_declared_and_used() -> None:
     assert PROGRAMS <= RUN | DEVELOP
 
 
-def test_the_lock_holds_every_declared_dependency_with_hashes() -> None:
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+@pytest.mark.parametrize("folder", ["", "consumers/", "benchmarks/"])
+def test_a_lock_has_hashes_and_what_is_declared(folder: str) -> None:
+    lock = (ROOT / f"{folder}requirements.lock").read_text(encoding="utf-8")
     entries = re.split(r"\n(?=\w)", lock)
     assert all("--hash=sha256:" in entry for entry in entries)
-    assert normal(entries) >= RUN | DEVELOP
+    source = ROOT / f"{folder}requirements.in"
+    declared = normal(re.findall(r"^\w\S*", source.read_text(), re.M)) if folder else RUN | DEVELOP
+    assert normal(entries) >= declared
+
+
+def test_baselines_run_with_the_pipelines_numpy() -> None:
+    locks = (
+        (ROOT / name).read_text() for name in ("requirements.lock", "benchmarks/requirements.lock")
+    )
+    ours, theirs = (re.findall("^numpy==.*$", lock, re.M) for lock in locks)
+    assert ours == theirs != []

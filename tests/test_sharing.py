@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from checks.sandbox import Sandbox
+from checks.sandbox import Project, Sandbox
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
@@ -100,7 +100,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
     return box
 
 
-def machine(folder: Path, first: Sandbox) -> Sandbox:
+def machine(folder: Path, first: Sandbox) -> Project:
     """Make a machine that has a clone and the right to use the remote."""
     box = first.clone(folder)
     shutil.copy(first.folder / ".dvc/config.local", box.folder / ".dvc/config.local")

@@ -7,9 +7,10 @@ import yaml
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from PIL import Image
 
+from pipeline.environment import ROOT
 from pipeline.params import check_params
 from report.sweep import draw, picture, positions, quality, read_sweep
-from tests.conftest import ROOT, paper_values
+from tests.conftest import paper_values
 
 CSV = """Experiment,typ,validation_accuracy,validation_loss,train.epochs,train.activation,seed,x.py
 ,baseline,0.9,0.3,100,SGD,42,a

@@ -9,7 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ import psutil
 import pytest
 import yaml
 
+from checks.sandbox import Project, edited
+from pipeline.environment import ROOT
 from pipeline.params import PARAMS_FILE, Train, check_params
 from tasks.presets import apply, assign
 from tasks.repair import is_dvc
-from tests.conftest import edited
-from tests.tiny import ROOT, Tiny
+from tests.tiny import Tiny
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The project after a run, committed."""
-    tiny = Tiny(tmp_path_factory.mktemp("tasks")).create()
-    tiny.do("make")
+    tiny = Tiny(tmp_path_factory.mktemp("tasks"))
+    tiny.good("make")
     tiny.commit()
     return tiny
 
@@ -45,13 +47,13 @@ def tiny(finished: Tiny) -> Iterator[Tiny]:
 
 
 def test_make_again_runs_nothing_and_reads_no_output_again(tiny: Tiny) -> None:
-    tiny.do("make")
+    tiny.good("make")
     seen = (tiny.folder / ".run/verified.json").stat().st_mtime_ns
-    output = tiny.do("make")
+    output = tiny.good("make")
     assert "Running stage" not in output
     assert output.startswith("make: dvc repro\n")
     assert (tiny.folder / ".run/verified.json").stat().st_mtime_ns == seen
-    assert tiny.do("git", "status", "--porcelain") == ""
+    assert tiny.good("git", "status", "--porcelain") == ""
 
 
 def test_what_is_printed_to_a_full_disk_is_one_line_of_error(tiny: Tiny) -> None:
@@ -88,7 +90,7 @@ def test_make_ends_with_what_was_made_and_what_is_next(tiny: Tiny) -> None:
     for name, text in (("metrics/a.json", '{"test_accuracy": 0.86861}'), ("models/a.onnx", "")):
         (tiny.folder / name).parent.mkdir(exist_ok=True)
         (tiny.folder / name).write_text(text)
-    made, following = tiny.do("make").splitlines()[-2:]
+    made, following = tiny.good("make").splitlines()[-2:]
     assert made == "make: test_accuracy 0.8686, models/a.onnx, pictures in plots/"
     assert following.startswith("make: next: `make report`")
 
@@ -98,25 +100,25 @@ def test_a_damaged_cache_object_does_not_replace_a_fresh_output(tiny: Tiny) -> N
     for name in ("models/model", "data/raw"):
         tiny.damage(tiny.cached(name))
         tiny.damage(tiny.cached(name), b"")  # as after a power cut
-    for name in ("models/model", "metrics.json"):
+    for name in ("models/model", "metrics/train.json"):
         (tiny.folder / name).unlink()
     shutil.rmtree(tiny.folder / ".dvc/cache/runs")
-    output = tiny.do("make")
+    output = tiny.good("make")
     assert "Running stage 'train'" in output
     assert re.search(r"heal: removed models/model: expected MD5 \w+, got d41d8cd9", output)
     assert tiny.results() == good
     tiny.damage(tiny.cached("models/model"))  # which no stage reads now
-    assert re.search(r"heal: removed \S+/cache/files/md5/\S+: expected", tiny.do("make", "heal"))
-    assert "heal: all 4 outputs of dvc.lock are whole" in tiny.do("make", "heal")
+    assert re.search(r"heal: removed \S+/cache/files/md5/\S+: expected", tiny.good("make", "heal"))
+    assert "heal: all 4 outputs of dvc.lock are whole" in tiny.good("make", "heal")
 
 
 def test_a_damaged_listing_does_not_run_its_stage_for_ever(tiny: Tiny) -> None:
     good = tiny.results()
     tiny.damage(tiny.cached("models/set"))
     shutil.rmtree(tiny.folder / "models")
-    assert "a listing whose MD5 is not its name" in tiny.do("make")
+    assert "a listing whose MD5 is not its name" in tiny.good("make")
     assert tiny.results() == good
-    assert "Running stage" not in tiny.do("make")
+    assert "Running stage" not in tiny.good("make")
 
 
 def garbage(path: Path) -> None:
@@ -134,32 +136,23 @@ def folder(path: Path) -> None:
     path.mkdir(parents=True)
 
 
-def misspell(path: Path) -> None:
-    """Change one bit of a key."""
-    path.write_bytes(path.read_bytes().replace(b"outs:", b"ouus:", 1))
-
-
-def miscount(path: Path) -> None:
-    """Change a digit of a size, which DVC compares with nothing."""
-    path.write_bytes(re.sub(rb"size: \d", b"size: 9", path.read_bytes(), count=1))
-
-
-def misname(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"hash: md5", b"hash: md4", 1))
+def edit(path: Path, pattern: str, text: str) -> None:
+    path.write_text(re.sub(pattern, text, path.read_text(), count=1))
 
 
 DATABASES = ".run/dvc/repo/*/*/**/cache.db"
 # One at a time they were tried as well, as each file of .dvc and .run was; together they cost less.
-STATES = {
+STATES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "garbage": (
         garbage,
         (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock", "dvc.lock", ".dvc/cache/runs/*/*/*", DATABASES,
          ".run/verified.json"),
     ),
     "an empty dvc.lock": (empty, ("dvc.lock",)),
-    "a key of dvc.lock": (misspell, ("dvc.lock",)),
-    "a size in dvc.lock": (miscount, ("dvc.lock",)),
-    "a hash's name in dvc.lock": (misname, ("dvc.lock",)),
+    "a key of dvc.lock": (partial(edit, pattern="outs:", text="ouus:"), ("dvc.lock",)),
+    # DVC compares it with nothing.
+    "a size in dvc.lock": (partial(edit, pattern=r"size: \d", text="size: 9"), ("dvc.lock",)),
+    "a hash's name": (partial(edit, pattern="hash: md5", text="hash: md4"), ("dvc.lock",)),
     "folders": (
         folder,
         (".dvc/tmp/rwlock", ".dvc/tmp/rwlock.lock", "dvc.lock", DATABASES, ".run/lock",
@@ -178,10 +171,10 @@ def test_make_goes_on_from_damaged_state(tiny: Tiny, name: str) -> None:
     for path in paths:
         damage(path)
     (tiny.folder / "models/model").unlink()  # so that there is something to do
-    tiny.do("make")
+    tiny.good("make")
     assert tiny.results() == good
     if len(paths) > 1:
-        tiny.do("make", "heal")  # knows the rest, which plain `make` has no need of
+        tiny.good("make", "heal")  # knows the rest, which plain `make` has no need of
     for path in paths:
         assert not path.exists() or path.is_file()
         assert not path.is_file() or not path.read_bytes().endswith(b"{garbage")
@@ -193,7 +186,7 @@ def test_make_goes_on_where_a_file_lies_in_place_of_a_folder(tiny: Tiny) -> None
         shutil.rmtree(tiny.folder / name)
         (tiny.folder / name).touch()
     (tiny.folder / "models/model").unlink()
-    output = tiny.do("make")
+    output = tiny.good("make")
     assert output.count(": a file in place of a folder") == 4
     assert tiny.results() == good
 
@@ -221,7 +214,7 @@ def test_no_shell_option_and_no_locale_gets_into_a_stage(tiny: Tiny, tmp_path: P
     tiny.make_stale()
     (tmp_path / "sh").symlink_to(str(shutil.which("bash")))  # which takes SHELLOPTS, unlike dash
     path = f"{tmp_path}{os.pathsep}{tiny.environment['PATH']}"
-    output = tiny.do("make", PATH=path, SHELL="/nowhere", SHELLOPTS="noexec", LC_ALL="C")
+    output = tiny.good("make", PATH=path, SHELL="/nowhere", SHELLOPTS="noexec", LC_ALL="C")
     assert "Running stage 'train'" in output
     assert tiny.results() == good
 
@@ -237,7 +230,7 @@ def test_make_goes_on_after_dvc_was_killed_and_nobody_reaped_it(tiny: Tiny) -> N
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
     assert not is_dvc(process.pid)
-    assert "heal: removed .dvc/tmp/rwlock: what held it was killed" in tiny.do("make")
+    assert "heal: removed .dvc/tmp/rwlock: what held it was killed" in tiny.good("make")
     process.communicate()
 
 
@@ -261,7 +254,7 @@ def test_a_second_make_waits_for_the_first(tiny: Tiny) -> None:
     tiny.make_stale()
     first = tiny.start("make", SECONDS_TO_TRAIN="2")
     wait_for_training(first, tiny.folder)
-    second = tiny.do("make")
+    second = tiny.good("make")
     assert first.communicate()[0].count("Running stage 'train'") == 1
     assert second.startswith("make: another make is at work in this folder; waiting for it\n")
     assert "Running stage" not in second
@@ -275,7 +268,7 @@ def test_ctrl_c_ends_make_with_130(tiny: Tiny) -> None:
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "heal" not in output
-    tiny.do("make")
+    tiny.good("make")
 
 
 def test_make_ends_what_it_started_when_it_is_terminated(tiny: Tiny) -> None:
@@ -307,26 +300,26 @@ def test_a_folder_without_git_says_so_before_anything_is_installed(
 
 def snapshot(tiny: Tiny) -> dict[str, Any]:
     """Everything of the user's that an experiment must leave alone."""
-    names = tiny.do("git", "ls-files").splitlines()
+    names = tiny.good("git", "ls-files").splitlines()
     contents = {
         name: (tiny.folder / name).read_bytes() for name in names if (tiny.folder / name).exists()
     }
-    git = [tiny.do("git", *of.split()) for of in ("rev-parse HEAD", "stash list", "status -sb")]
+    git = [tiny.good("git", *of.split()) for of in ("rev-parse HEAD", "stash list", "status -sb")]
     return {**contents, "git": git}
 
 
 def metrics(tiny: Tiny, name: str) -> Any:
-    (ref,) = tiny.do(
+    (ref,) = tiny.good(
         "git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}"
     ).split()  # fmt: skip
-    return json.loads(tiny.do("git", "show", f"{ref}:metrics.json"))
+    return json.loads(tiny.good("git", "show", f"{ref}:metrics/train.json"))
 
 
 def test_recipe_leaves_the_folder_alone_and_needs_no_source(tiny: Tiny) -> None:
     # An edit that is not committed stays, and stays out.
-    tiny.params(epochs=50)
+    tiny.set(train__epochs=50)
     before = snapshot(tiny)
-    output = tiny.do("make", "recipe", "NAME=quick", "SEED=3", SOURCE="/nowhere")
+    output = tiny.good("make", "recipe", "NAME=quick", "SEED=3", SOURCE="/nowhere")
     assert "make: note: this runs HEAD; changes that are not committed are left out" in output
     assert re.search(r"^Metric +HEAD +quick-seed3 +Change\nepochs +100 +3 +-97$", output, re.M)
     assert snapshot(tiny) == before
@@ -335,12 +328,12 @@ def test_recipe_leaves_the_folder_alone_and_needs_no_source(tiny: Tiny) -> None:
     # An older experiment of the name is replaced.
     preset = tiny.folder / "presets/quick.yaml"
     preset.write_text(preset.read_text().replace("epochs: 3", "epochs: 4"))
-    tiny.do("make", "recipe", "NAME=quick", "SEED=3", SOURCE="/nowhere")
+    tiny.good("make", "recipe", "NAME=quick", "SEED=3", SOURCE="/nowhere")
     assert metrics(tiny, "quick-seed3") == {"epochs": 4}
 
 
 def test_a_killed_recipe_leaves_the_folder_alone_and_can_be_run_again(tiny: Tiny) -> None:
-    tiny.params(epochs=50)
+    tiny.set(train__epochs=50)
     before = snapshot(tiny)
     clone = tiny.folder / ".run/recipe/quick"
     for moment in ("clone", "training"):
@@ -445,20 +438,20 @@ def test_a_database_that_is_in_use_is_whole(tmp_path: Path) -> None:
 def test_experiments_travel_between_two_clones(tiny: Tiny, tmp_path: Path) -> None:
     """What docs/sharing.md says of a sweep, word by word but for the address."""
     dvc, shared = str(Path(sys.executable).with_name("dvc")), tmp_path / "shared.git"
-    tiny.do(dvc, "remote", "add", "--default", "team", str(tmp_path / "remote"))
+    tiny.good(dvc, "remote", "add", "--default", "team", str(tmp_path / "remote"))
     tiny.commit()
-    tiny.do("git", "clone", "--quiet", "--bare", str(tiny.folder), str(shared))
-    tiny.do("git", "remote", "add", "origin", str(shared))
-    tiny.do("make", "recipe", "NAME=quick", "SEED=1")
-    tiny.do(dvc, "exp", "push", "origin", "quick-seed1")
-    other = Tiny(tmp_path)
-    tiny.do("git", "clone", "--quiet", str(shared), str(other.folder))
+    tiny.good("git", "clone", "--quiet", "--bare", str(tiny.folder), str(shared))
+    tiny.good("git", "remote", "add", "origin", str(shared))
+    tiny.good("make", "recipe", "NAME=quick", "SEED=1")
+    tiny.good(dvc, "exp", "push", "origin", "quick-seed1")
+    other = Project(tmp_path)
+    tiny.good("git", "clone", "--quiet", str(shared), str(other.folder))
     other.environment = tiny.environment
-    assert "quick-seed1" in other.do(dvc, "exp", "list", "origin")
-    other.do(dvc, "exp", "pull", "origin", "quick-seed1")
-    assert "train.epochs" in other.do(dvc, "exp", "diff", "HEAD", "quick-seed1")
-    other.do(dvc, "exp", "apply", "quick-seed1")
+    assert "quick-seed1" in other.good(dvc, "exp", "list", "origin")
+    other.good(dvc, "exp", "pull", "origin", "quick-seed1")
+    assert "train.epochs" in other.good(dvc, "exp", "diff", "HEAD", "quick-seed1")
+    other.good(dvc, "exp", "apply", "quick-seed1")
     assert (other.folder / "models/model").is_file()
-    assert other.metric() == {"epochs": 3}
+    assert json.loads((other.folder / "metrics/train.json").read_text()) == {"epochs": 3}
     train = yaml.safe_load((other.folder / "params.yaml").read_text())["train"]
     assert (train["seed"], train["optimizer"]["class_name"]) == (1, "AdamW")

@@ -10,22 +10,15 @@ import numpy as np
 import pytest
 import yaml
 
+from checks.sandbox import edited
+from checks.small_data import Data
 from fashion_mlp.data.arrays import Split, load_split
 from fashion_mlp.paths import HISTORY
 from pipeline.checkpoint import Checkpoint
 from pipeline.params import Train
 from stages import preprocess
 from stages import train as stage
-from tests.conftest import (
-    CLASSES,
-    HEIGHT,
-    WIDTH,
-    Data,
-    edited,
-    other_values,
-    small_values,
-    snapshot,
-)
+from tests.conftest import CLASSES, HEIGHT, WIDTH, other_values, small_values, snapshot
 from tests.oracle import forward
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -327,23 +320,25 @@ def test_make_optimizer_refuses_what_keras_does_not_take(
 
 
 @pytest.mark.parametrize(
-    ("changes", "images", "expected"),
+    ("changes", "shape", "expected"),
     [
-        ({}, 60_000, []),
-        ({"precision": "bfloat16"}, 60_000, ["precision bfloat16"]),
-        ({"device": "gpu"}, 60, ["device gpu", "batch_size 200"]),
-        ({"optimizer": {"class_name": "Muon"}}, 60_000, ["optimizer Muon"]),
-        ({"optimizer": {"config": {"clipnorm": 0.5}}}, 60_000, ["clipnorm 0.5"]),
-        ({"optimizer": {"class_name": "RMSprop"}}, 60_000, []),
-        ({"batch_size": 63}, 126, ["batch_size 63"]),
-        ({"batch_size": 64}, 128, []),
-        ({"batch_size": 64}, 66, ["batch_size 64"]),
+        ({}, (60_000, 10), []),
+        ({}, (60_000, 26), []),
+        ({}, (60_000, 27), ["27 classes"]),
+        ({"precision": "bfloat16"}, (60_000, 10), ["precision bfloat16"]),
+        ({"device": "gpu"}, (60, 10), ["device gpu", "batch_size 200"]),
+        ({"optimizer": {"class_name": "Muon"}}, (60_000, 10), ["optimizer Muon"]),
+        ({"optimizer": {"config": {"clipnorm": 0.5}}}, (60_000, 10), ["clipnorm 0.5"]),
+        ({"optimizer": {"class_name": "RMSprop"}}, (60_000, 10), []),
+        ({"batch_size": 63}, (126, 10), ["batch_size 63"]),
+        ({"batch_size": 64}, (128, 10), []),
+        ({"batch_size": 64}, (66, 10), ["batch_size 64"]),
     ],
 )
 def test_stage_names_what_makes_the_bits_the_machine_s_own(
-    changes: dict[str, Any], images: int, expected: list[str]
+    changes: dict[str, Any], shape: tuple[int, int], expected: list[str]
 ) -> None:
-    assert stage.own_bits(Train(**changes), images) == expected
+    assert stage.own_bits(Train(**changes), *shape) == expected
 
 
 def test_main_writes_model_metrics_and_history(work: Path, data: Data, capsys: Any) -> None:

@@ -476,6 +476,17 @@ def test_measure_leaves_each_picture_out_of_its_average() -> None:
     assert prepare.measure(images[:99], labels[:99])[1] == 0  # too few to tell
 
 
+def test_prepare_that_fails_keeps_the_page_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "VENDOR", tmp_path / "vendor")
+    monkeypatch.setattr(prepare, "COPIED", {"model.onnx": tmp_path / "missing"})
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor/page.json").write_text("{}")
+    assert prepare.main() == 1
+    assert [path.name for path in (tmp_path / "vendor").iterdir()] == ["page.json"]
+
+
 @pytest.mark.parametrize(
     ("origin", "address"),
     [

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from checks.sandbox import edited
+from checks.small_data import Data
 from checks.workers import Team, first_images, free_port, time_to_error
-from tests.conftest import TRAIN, Data, edited, small_values
+from tests.conftest import TRAIN, small_values
 
 WORKERS = ["localhost:1", "localhost:2"]
 # 249 images in batches of 60: the last one has 9, four for one worker and five for the other.

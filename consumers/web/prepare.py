@@ -43,23 +43,24 @@ COPIED = {
 
 
 def prepare() -> None:
-    """Write vendor/.
+    """Write vendor/, whole or not at all.
 
     Raises:
         OSError: a file is missing.
     """
-    shutil.rmtree(VENDOR, ignore_errors=True)
-    VENDOR.mkdir()
+    folder = VENDOR.with_name(".vendor.tmp.new")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     for name, source in COPIED.items():
-        shutil.copyfile(source, VENDOR / name)
+        shutil.copyfile(source, folder / name)
     metadata = read_metadata()
     shape = json.loads(metadata["image_shape"])
     pictures = read(RAW / "t10k-images-idx3-ubyte", 16, PICTURES * math.prod(shape))
-    (VENDOR / "pictures.bin").write_bytes(pictures)
+    (folder / "pictures.bin").write_bytes(pictures)
     train = np.frombuffer(read(RAW / "train-images-idx3-ubyte", 16), np.uint8)
     labels = np.frombuffer(read(RAW / "train-labels-idx1-ubyte", 8), np.uint8)
     averages, least = measure(train.reshape(len(labels), -1), labels)
-    (VENDOR / "averages.bin").write_bytes(averages.tobytes())
+    (folder / "averages.bin").write_bytes(averages.tobytes())
     page = {
         "dataset": metadata["dataset"],
         "classes": json.loads(metadata["class_names"]),
@@ -69,12 +70,14 @@ def prepare() -> None:
         "accuracy": float(metadata.get("test_accuracy", 0)),  # 0: not measured
         "tests": (RAW / "t10k-labels-idx1-ubyte").stat().st_size - 8,
         "least": least,
-        "bytes": sum((VENDOR / f"{name}").stat().st_size for name in COPIED if ".js" not in name),
+        "bytes": sum((folder / f"{name}").stat().st_size for name in COPIED if ".js" not in name),
         "source": source_address(),
         "card": card(metadata),
     }
     content = json.dumps(page, ensure_ascii=False) + "\n"
-    (VENDOR / "page.json").write_text(content, encoding="utf-8", newline="\n")
+    (folder / "page.json").write_text(content, encoding="utf-8", newline="\n")
+    shutil.rmtree(VENDOR, ignore_errors=True)
+    folder.rename(VENDOR)
 
 
 def read_metadata() -> dict[str, str]:

@@ -29,7 +29,7 @@ from fashion_mlp.proof.reference import (
     EXP_ERROR,
     FLOAT32,
     Bounds,
-    bounds,
+    bounds_of,
     gamma_of,
 )
 
@@ -111,7 +111,7 @@ def worst_found(layers: Sequence[Layer], images: np.ndarray, known: Bounds) -> f
     Returns:
         The largest difference that the rounding bound leaves open for the worst image found.
     """
-    random = np.random.default_rng(0)
+    random, within = np.random.default_rng(0), bounds_of(layers)
     width = _width(known)
     start = np.argsort(-width, kind="stable")[:CANDIDATES]
     pool, width = images[start], width[start]
@@ -123,7 +123,7 @@ def worst_found(layers: Sequence[Layer], images: np.ndarray, known: Bounds) -> f
         )
         tried = np.where(parts, others, pool).astype(np.float32)
         pool = np.concatenate([pool, tried])
-        width = np.concatenate([width, _width(bounds(layers, tried))])
+        width = np.concatenate([width, _width(within(tried))])
         best = np.argsort(-width, kind="stable")[:CANDIDATES]
         pool, width = pool[best], width[best]
     return float(width[0])

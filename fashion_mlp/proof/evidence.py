@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fashion_mlp.network.model import Layer
 
 KERAS_IMAGES = 10_000  # given to TensorFlow at a time
-FLOAT64_IMAGES = 2_000  # of the last split: on them the file is compared in float64
+FEW_IMAGES = 2_000  # of the last split: for what is slow
 
 Predict = Callable[[np.ndarray, int], np.ndarray]
 Answer = Callable[[str, int], np.ndarray]  # to the images of a split, at a batch size
@@ -36,7 +36,7 @@ class Evidence:
     batch_sizes: Sequence[int]
     images: Mapping[str, np.ndarray]
     bounds: Mapping[str, Bounds]
-    float64_bounds: Bounds  # of the last split's first FLOAT64_IMAGES
+    float64_bounds: Bounds  # of the last split's first FEW_IMAGES
     keras: Mapping[str, np.ndarray]
     edge_images: np.ndarray
     edge_bounds: Bounds
@@ -101,7 +101,7 @@ def gather(
         batch_sizes,
         images,
         {split: bounds(layers, array) for split, array in images.items()},
-        bounds(layers, list(images.values())[-1][:FLOAT64_IMAGES], FLOAT64),
+        bounds(layers, list(images.values())[-1][:FEW_IMAGES], FLOAT64),
         {split: answer(split, BATCH_SIZE) for split in images},
         edge_cases,
         bounds(layers, edge_cases),
