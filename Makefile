@@ -12,7 +12,8 @@ UNKNOWN := $(filter-out $(TARGETS) Makefile,$(MAKECMDGOALS))
 .DEFAULT_GOAL := repro
 
 # Values reach the program through the environment: no shell reads them, nor does make expand them.
-override NAME := $(value NAME)
+# WSL has a NAME in the environment, the computer's: this one is the command line's alone.
+override NAME := $(if $(filter command,$(origin NAME)),$(value NAME))
 override FOLDER := $(value FOLDER)
 override PLAIN := $(value PLAIN)
 override SHAPE := $(value SHAPE)

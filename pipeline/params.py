@@ -72,12 +72,12 @@ Name = Annotated[str, Field(min_length=1)]
 
 def _plain(name: str) -> str:
     """Refuse what a spreadsheet takes for a formula in a CSV file, or a terminal for a command."""
-    if name[0] in "=+-@" or not name.isprintable():
+    if name[0] in "=+-@" or not name.isprintable() or name.isspace():
         raise ValueError("a name of printable letters that does not begin with =, +, - or @")
     return name
 
 
-ClassName = Annotated[Name, AfterValidator(_plain)]
+PlainName = Annotated[Name, AfterValidator(_plain)]
 
 
 class Section(BaseModel):
@@ -89,11 +89,11 @@ class Section(BaseModel):
 class ClassNames(Section):
     """Class names in English, Russian or both, in the order of the label numbers."""
 
-    en: list[ClassName] | None = None
-    ru: list[ClassName] | None = None
+    en: list[PlainName] | None = None
+    ru: list[PlainName] | None = None
 
     @property
-    def given(self) -> dict[str, list[ClassName]]:
+    def given(self) -> dict[str, list[PlainName]]:
         """The names, by language; one language at least."""
         return {language: names for language, names in self if names is not None}
 
@@ -110,7 +110,7 @@ class ClassNames(Section):
 class Dataset(Section):
     """What the data are."""
 
-    name: Name
+    name: PlainName
     license: Name
     image_shape: tuple[Annotated[Int, Field(ge=1)], Annotated[Int, Field(ge=1)]]
     photos: Literal["trimmed", "plain"] = "trimmed"

@@ -18,9 +18,9 @@ from checks.common import git
 from fashion_mlp.formats import write_json, write_text
 from release.card import card
 from release.layout import CARD, SIGNATURE, STATEMENT, SUMS, hashes, sources, sums
-from release.provenance import statement
+from release.provenance import builder, repository, statement
 from release.signing import model_signing
-from report.seeds import read_experiment
+from report.seeds import experiment, read_experiment
 
 DIST = Path("dist")
 ACCURATE = "accurate"
@@ -44,18 +44,24 @@ def build(root: Path, folder: Path) -> None:
         shutil.copyfile(source, folder / name)
     accurate = add_recipe(root, folder)
     write_text(folder / CARD, card(root, accurate))
-    write_json(folder / STATEMENT, statement(root, hashes(folder, set())))
+    head = git("rev-parse", "HEAD", folder=root).decode().strip()
+    write_json(
+        folder / STATEMENT,
+        statement(root, head, hashes(folder, set()), repository(), builder()),
+    )
     write_text(folder / SUMS, sums(folder))
 
 
 def add_recipe(root: Path, folder: Path) -> dict[str, float] | None:
-    """Add the exact ONNX file of the experiment `accurate`, and return its metrics; None: none."""
-    try:
-        metrics = read_experiment(ACCURATE, root)
-    except ValueError:
+    """Add the exact ONNX file of the experiment `accurate`, and return its metrics; None: none.
+
+    Raises:
+        ValueError: the experiment is not whole.
+    """
+    ref = experiment(ACCURATE, root)
+    if not git("for-each-ref", ref, folder=root):
         return None
-    head = git("rev-parse", "HEAD", folder=root).decode().strip()
-    ref = f"refs/exps/{head[:2]}/{head[2:]}/{ACCURATE}"
+    metrics = read_experiment(ACCURATE, root)
     target = folder / f"recipes/{ACCURATE}/{Path(ITS_FILE).name}"
     target.parent.mkdir(parents=True)
     target.write_bytes(git("show", f"{ref}:{ITS_FILE}", folder=root))
@@ -94,6 +100,8 @@ def main() -> int:
     files = [path for path in DIST.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     signed = "signed" if (DIST / SIGNATURE).exists() else "not signed (KEY=private.pem signs)"
+    if not (DIST / "recipes").exists():
+        print(f"release: without the preset {ACCURATE}, which has not run on this commit")
     print(f"release: {DIST}/: {len(files)} files, {size / 1e6:.1f} MB, {signed}")
     return 0
 

@@ -65,6 +65,8 @@ def card(root: Path, accurate: dict[str, float] | None = None) -> str:
         shape=shape(params),
         height=labels["image_shape"][0],
         width=labels["image_shape"][1],
+        photos=labels["photos"],
+        look="light on dark" if labels["photos"] == "trimmed" else "a photo in grey, resized",
         pixels=math.prod(labels["image_shape"]),
         count=len(names),
         names=", ".join(names),

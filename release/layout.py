@@ -14,6 +14,7 @@ from pipeline.files import sha256
 WEB = Path("consumers/web")
 CARD, STATEMENT, SUMS, SIGNATURE = "README.md", "provenance.json", "SHA256SUMS", "model.sig"
 MADE = {CARD, STATEMENT, SUMS, SIGNATURE}  # by `make release`, from other files' content
+PAGE_MODEL = "page/vendor/model.onnx"
 # Made from results by programs; no commit has their bytes.
 UNTIED = ("page/vendor/", "recipes/", "test_data_set_0/")
 PAGE_FILES = re.compile(r"[^/]+\.(html|js|css|svg|ts)|vendor/[^/]+")  # what the page loads
@@ -25,26 +26,27 @@ def sources(root: Path) -> dict[str, Path]:
     Raises:
         ValueError: the page is not whole.
     """
-    models = [path for path in sorted((root / "models").rglob("*")) if is_released(path)]
-    found = {path.relative_to(root / "models").as_posix(): path for path in models}
     web = root / WEB
     if not (web / "vendor/page.json").is_file():
         raise ValueError(f"{WEB}/vendor/page.json is missing; run `make page`")
-    for path in sorted([*web.glob("*"), *web.glob("vendor/*")]):
-        name = path.relative_to(web).as_posix()
-        if path.is_file() and PAGE_FILES.fullmatch(name):
-            found[f"page/{name}"] = path
-    return found | {"LICENSE": root / "LICENSE"}
+    paths = [*(root / "models").rglob("*"), *web.glob("*"), *web.glob("vendor/*"), root / "LICENSE"]
+    places = {place(path.relative_to(root).as_posix()): path for path in paths if path.is_file()}
+    return {name: path for name, path in places.items() if name}
 
 
-def is_released(path: Path) -> bool:
-    """Whether a file below models/ is part of a release: ONNX files, labels, test data."""
-    return path.suffix in (".onnx", ".pb") or path.name == "labels.json"
+def place(source: str) -> str | None:
+    """Name the file of a release that is a copy of a file of the repository; None: none is."""
+    if found := re.fullmatch(r"models/(.+\.(?:onnx|pb)|labels\.json)", source):
+        return found[1]
+    page_file = source.removeprefix(f"{WEB}/")
+    if page_file != source and PAGE_FILES.fullmatch(page_file):
+        return f"page/{page_file}"
+    return source if source == "LICENSE" else None
 
 
 def origin(name: str) -> str | None:
     """Name the file of the repository that a file of a release is a copy of; None: of none."""
-    if name == "page/vendor/model.onnx":
+    if name == PAGE_MODEL:
         return "models/fashion_mlp_exact.onnx"
     if name in MADE or name.startswith(UNTIED):
         return None

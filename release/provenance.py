@@ -9,29 +9,36 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from checks.common import git
-from report.__main__ import LOCK, PACKAGES, read, run_params
+from report.__main__ import LOCK, PACKAGES, STAGES, run_params
 
 TYPE, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:fashion-mlp:make-release:1"
 COMMANDS = ["make", "make check-lock", "make page", "make release"]  # in a clone of the commit
 
 
-def statement(root: Path, subjects: Mapping[str, str]) -> dict[str, Any]:
+def statement(
+    root: Path, commit: str, subjects: Mapping[str, str], uri: str, builder: str
+) -> dict[str, Any]:
     """State what the files were made from, and by which commands the same bytes come out again.
 
     Args:
         root: the project's folder.
+        commit: the hash of the commit; what it holds is stated.
         subjects: SHA-256 of each file, by its name in the release.
+        uri: of the repository.
+        builder: who builds.
+
+    Raises:
+        ValueError: the commit is not in this repository, or is none of this project.
     """
-    lock = read(root / LOCK, yaml.safe_load)["stages"]
-    params = run_params(lock)
+    params = run_params(stages(root, commit))
+    pins = git("show", f"{commit}:./requirements.lock", folder=root).decode()
     data = params["fetch"]["files"]
     presets = sorted({name.split("/")[1] for name in subjects if name.startswith("recipes/")})
     commands = [*COMMANDS[:-1], *(f"make recipe NAME={name}" for name in presets), COMMANDS[-1]]
@@ -46,17 +53,39 @@ def statement(root: Path, subjects: Mapping[str, str]) -> dict[str, Any]:
                 "buildType": BUILD_TYPE,
                 "externalParameters": {"commands": commands, "params": params},
                 "resolvedDependencies": [
-                    {"uri": repository(), "digest": {"gitCommit": commit(root)}},
+                    {"uri": uri, "digest": {"gitCommit": commit}},
                     *(
                         {"name": name, "digest": {"sha256": file["sha256"]}}
                         for name, file in data.items()
                     ),
-                    *({"uri": f"pkg:pypi/{name}@{version(name)}"} for name in PACKAGES),
+                    *(
+                        {"uri": f"pkg:pypi/{name}@{pin}"}
+                        for name, pin in re.findall(r"^([\w-]+)==(\S+)", pins, re.M)
+                        if name in PACKAGES
+                    ),
                 ],
             },
-            "runDetails": {"builder": {"id": os.environ.get("BUILDER_ID") or "urn:by-hand"}},
+            "runDetails": {"builder": {"id": builder}},
         },
     }
+
+
+def stages(root: Path, commit: str) -> dict[str, Any]:
+    """Read the stages of a commit's dvc.lock.
+
+    Raises:
+        ValueError: the commit is not in this repository, or its dvc.lock can't be read.
+    """
+    try:
+        lock = yaml.safe_load(git("show", f"{commit}:./{LOCK}", folder=root))
+        return {name: lock["stages"][name] for name in STAGES}
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise ValueError(f"dvc.lock of commit {commit[:12]} can't be read") from None
+
+
+def builder() -> str:
+    """Name who builds, as CI says it."""
+    return os.environ.get("BUILDER_ID") or "urn:by-hand"
 
 
 def repository() -> str:
@@ -65,22 +94,18 @@ def repository() -> str:
     return f"git+{server}/{name}" if server and name else "git+urn:fashion-mlp"
 
 
-def commit(root: Path) -> str:
-    """Return HEAD's hash."""
-    return git("rev-parse", "HEAD", folder=root).decode().strip()
-
-
-def commit_of(stated: Mapping[str, Any]) -> str:
-    """Return the hash of the commit that a statement names.
+def source_of(stated: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what a statement alone says: the commit's hash, the repository and the builder.
 
     Raises:
-        ValueError: it names none.
+        ValueError: it names no commit, or lacks the others.
     """
     try:
         source = stated["predicate"]["buildDefinition"]["resolvedDependencies"][0]
         found = str(source["digest"]["gitCommit"])
+        others = str(source["uri"]), str(stated["predicate"]["runDetails"]["builder"]["id"])
     except (KeyError, IndexError, TypeError):
-        found = ""
+        raise ValueError("it names no commit, repository or builder") from None
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", found):
         raise ValueError("it names no commit")
-    return found
+    return found, *others

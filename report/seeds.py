@@ -18,21 +18,26 @@ from checks.common import git, machine, table
 FILES = ("metrics/train.json", "metrics/evaluate.json")
 
 
+def experiment(name: str, folder: Path) -> str:
+    """Name the git reference of an experiment of HEAD, whether it is there or not."""
+    head = git("rev-parse", "HEAD", folder=folder).decode().strip()
+    return f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+
+
 def read_experiment(name: str, folder: Path) -> dict[str, float]:
     """Read the metrics of an experiment of HEAD.
 
     Raises:
         ValueError: there is no such experiment, or it lacks a file.
     """
-    head = git("rev-parse", "HEAD", folder=folder).decode().strip()
-    ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+    ref = experiment(name, folder)
     metrics: dict[str, Any] = {}
     for path in FILES:
         try:
             metrics |= json.loads(git("show", f"{ref}:{path}", folder=folder))
         except ValueError as error:
             raise ValueError(
-                f"commit {head[:7]} has no whole experiment {name} ({error}); make recipe runs it"
+                f"HEAD has no whole experiment {name} ({error}); make recipe runs it"
             ) from None
     return metrics
 

@@ -40,6 +40,7 @@ OWN = Path("data/own")
 SPLITS = {"train": "train", "test": "t10k"}  # a folder of FOLDER, and what its files are named
 TEST_SHARE = 5  # one in so many becomes a test image
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}
+MAX_SIDE = 256  # 256×256 pixels are 52 million weights of the paper's network
 EXAMPLES = 4  # training images that the pictures show
 
 
@@ -79,17 +80,23 @@ def find(folder: Path) -> Found:
     """
     found = Found([], [], [])
     top = entries(folder, found)
-    folders = [path for path in top if path.is_dir()]
-    nested = {path.name for path in folders} == set(SPLITS) and any(
-        inner.is_dir() for path in folders for inner in path.iterdir()
-    )
+    splits = [path for path in top if path.name.lower() in SPLITS and has_folders(path)]
     for path in top:
-        if nested and path in folders:
+        if path in splits:
             for inner in entries(path, found):
-                add_class(found, path.name, inner)
+                add_class(found, path.name.lower(), inner)
+        elif splits:
+            found.faults.append(
+                f"{printable(path)}: beside train/ or test/; expected these two alone"
+            )
         else:
             add_class(found, "", path)
     return found
+
+
+def has_folders(path: Path) -> bool:
+    """Whether it is a folder that holds folders."""
+    return path.is_dir() and any(inner.is_dir() for inner in path.iterdir())
 
 
 def add_class(found: Found, split: str, folder: Path) -> None:
@@ -102,7 +109,9 @@ def add_class(found: Found, split: str, folder: Path) -> None:
         found.faults.append(f"{printable(folder)}: no picture in this folder")
     for path in pictures:
         if path.is_dir():
-            found.faults.append(f"{printable(path)}: a folder in a class's folder")
+            found.faults.append(
+                f"{printable(path)}: a folder in a class's folder; expected pictures"
+            )
         else:  # macOS writes é as two characters
             found.files.append((split, unicodedata.normalize("NFC", folder.name), path))
 
@@ -241,7 +250,7 @@ def make(folder: Path, name: str, shape: tuple[int, int], photos: str) -> list[s
     if not found.faults:
         found.faults.extend(class_faults(pictures, labels))
     if found.faults:
-        raise ValueError("\n  ".join([f"{folder}: nothing is written:", *found.faults]))
+        raise ValueError("\n  ".join([f"{printable(folder)}: nothing is written:", *found.faults]))
     files = contents(pictures, labels)
     values = params_for(load_yaml(str(PARAMS_FILE)), name, labels, files, shape, photos)
     check_counts(check_params(values, printable(folder)))
@@ -262,8 +271,10 @@ def summary(name: str, pictures: Sequence[Picture], labels: Sequence[str]) -> It
 def size(text: str) -> tuple[int, int]:
     """Read `28x28`, height and width."""
     found = re.fullmatch(r"([1-9]\d{0,3})[x×]([1-9]\d{0,3})", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, as 28x28; got {text!r}")
+    if not found or max(int(found[1]), int(found[2])) > MAX_SIDE:
+        raise argparse.ArgumentTypeError(
+            f"expected HEIGHTxWIDTH, as 28x28, each at most {MAX_SIDE}; got {text!r}"
+        )
     return int(found[1]), int(found[2])
 
 
@@ -275,11 +286,11 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--shape", type=size, default=(28, 28), help="of the images")
     parser.add_argument("--name", help="of the data set; default: the folder's")
     options = parser.parse_args(None if arguments is None else list(arguments))
-    folder = options.folder.expanduser()
-    name = options.name or folder.resolve().name
     try:
+        folder = options.folder.expanduser()
+        name = options.name or folder.resolve().name
         lines = make(folder, name, options.shape, "plain" if options.plain else "trimmed")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # the last: ~ of no such user
         print(f"dataset: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -68,13 +68,25 @@ def link(path: Path, target: Path) -> None:
     path.symlink_to(target)
 
 
+def is_set(name: str) -> bool:
+    """Whether a value of make that is 1 or nothing is 1.
+
+    Raises:
+        RuntimeError: it is something else.
+    """
+    value = os.environ.get(name, "")
+    if value not in ("", "0", "1"):
+        raise RuntimeError(f"{name} is 1 or 0; got {value!r}")
+    return value == "1"
+
+
 def dataset() -> int:
     """Make a data set of a folder of pictures: `make dataset FOLDER=path`."""
-    given = {key: os.environ.get(key.upper(), "") for key in ("folder", "plain", "shape", "name")}
+    given = {key: os.environ.get(key.upper(), "") for key in ("folder", "shape", "name")}
     if not given["folder"]:
         raise RuntimeError("name a folder that has one for each class: make dataset FOLDER=path")
     options = [f"--{key}={given[key]}" for key in ("shape", "name") if given[key]]
-    options += ["--plain"] if given["plain"] else []
+    options += ["--plain"] if is_set("PLAIN") else []
     ensure()
     with alone() as lock:  # not under a run that reads params.yaml
         command = ["python", "-m", "tasks.dataset", *options, "--", given["folder"]]
@@ -138,7 +150,7 @@ def pull() -> int:
 def lock() -> int:
     """Write every requirements.lock; UPGRADE=1: with newest versions."""
     ensure()
-    upgrade = ["--upgrade"] if os.environ.get("UPGRADE") else []
+    upgrade = ["--upgrade"] if is_set("UPGRADE") else []
     command = ["uv", "pip", "compile", "--universal", "--python-version", "3.11"]
     command += ["--generate-hashes", "--no-header", "--quiet", *upgrade]
     main = "requirements.lock"

@@ -122,7 +122,7 @@ def test_classes_are_mixed_so_that_the_end_can_be_held_out(clothes: Path) -> Non
 
 def test_train_and_test_folders_decide(clothes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("Shirts", "Shoes"):
-        for split, numbers in (("train", range(1, 18)), ("test", (18, 19))):
+        for split, numbers in (("Train", range(1, 18)), ("test", (18, 19))):
             (clothes / split / name).mkdir(parents=True)
             for number in numbers:
                 shutil.copy(clothes / name / f"{number}.png", clothes / split / name)
@@ -130,11 +130,13 @@ def test_train_and_test_folders_decide(clothes: Path, capsys: pytest.CaptureFixt
     assert dataset.main(["clothes"]) == 0
     counts = [Counter(arrays(split)[1].tolist()) for split in ("train", "t10k")]
     assert counts == [{0: 17, 1: 17}, {0: 2, 1: 2}]
+    (clothes / "Train").rename(clothes / "train")
     shutil.copy(clothes / "train/Shoes/1.png", clothes / "test/Shoes/again.png")
-    (line,) = fails(Path(), capsys)
-    assert line == (
-        "clothes/test/Shoes/again.png, clothes/train/Shoes/1.png: the same image in train and test"
-    )
+    shutil.copytree(clothes / "test", clothes / "val")
+    assert fails(Path(), capsys) == [
+        "clothes/val: beside train/ or test/; expected these two alone",
+        "clothes/test/Shoes/again.png, clothes/train/Shoes/1.png: the same image in train and test",
+    ]
 
 
 def test_every_picture_that_cannot_be_used_is_named(
@@ -151,7 +153,7 @@ def test_every_picture_that_cannot_be_used_is_named(
         "clothes/Bags: no picture in this folder",
         "clothes/Shirts/shoe.png, clothes/Shoes/1.png: the same image in two classes",
         "clothes/Shoes/empty.png: the file is empty (0 bytes)",
-        "clothes/Shoes/more: a folder in a class's folder",
+        "clothes/Shoes/more: a folder in a class's folder; expected pictures",
         "clothes/Shoes/text.jpg: not a PNG, JPEG, WebP, GIF or BMP picture",
         "clothes/Shoes/white.png: nothing to see: the photo is all of one colour",
         "clothes/list.txt: in no class's folder",
@@ -182,6 +184,16 @@ def test_a_class_or_a_split_without_images_is_refused(
     assert "no test image; add pictures, or lay out train/ and test/" in fails(work, capsys)
     shutil.rmtree(clothes)
     assert fails(work, capsys) == ["dataset: clothes: no such folder; make dataset FOLDER=PATH"]
+    assert dataset.main(["~nobody-of-this-name/clothes"]) == 1
+    assert capsys.readouterr().err.startswith("dataset: Could not determine home directory")
+
+
+@pytest.mark.parametrize("name", ["two\nlines", " ", "=1+1", "\x1b[31m"])
+def test_a_name_that_harms_where_it_is_shown_is_refused(
+    name: str, work: Path, clothes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = fails(work, capsys, f"--name={name}")
+    assert line.startswith("dataset: clothes: dataset.name: a name of printable letters")
 
 
 @pytest.mark.parametrize("fault", ["params.yaml", "a file in the place of data/own"])
@@ -217,7 +229,7 @@ def test_cyrillic_names_are_the_russian_ones(clothes: Path) -> None:
     assert params.dataset.names("en") == ["Рубашки", "Туфли"]
 
 
-@pytest.mark.parametrize("shape", ["28", "0x28", "28x", "x", "28x28x3"])
+@pytest.mark.parametrize("shape", ["28", "0x28", "28x", "x", "28x28x3", "28x257"])
 def test_a_shape_is_two_numbers(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         dataset.main([f"--shape={shape}", "clothes"])

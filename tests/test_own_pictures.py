@@ -64,6 +64,8 @@ def test_page_names_the_shapes(own: Sandbox, address: str, browser: Browser) -> 
     page.wait_for_selector("html[data-ready]")
     expect(page).to_have_title("What is this? · shapes")
     expect(page.locator("#about")).to_contain_text("the 3 classes of shapes")
+    tests = (own.folder / "data/raw/t10k-labels-idx1-ubyte").stat().st_size - 8  # below 100
+    expect(page.locator("#about")).to_contain_text(f" of {tests} test pictures")
     assert page.locator("#bars li span:first-child").all_text_contents() == NAMES
     page.click("#tab-photo")
     page.set_input_files("#file", own.folder / "shapes/Triangle/3.png")

@@ -298,6 +298,30 @@ def test_main_ends_quietly_where_nobody_reads_on(model: Path, shirt: Path) -> No
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("{photo} > /dev/full", "standard output: No space left on device"),
+        ("{photo} >&-", "standard output is closed"),
+        ("- <&-", "-: standard input is closed"),
+        ("{photo} --save {photo}", "[Errno 17] File exists: '{photo}'"),
+    ],
+)
+def test_main_says_in_one_line_where_it_cannot_read_or_write(
+    arguments: str, reason: str, model: Path, shirt: Path
+) -> None:
+    command = f"{sys.executable} {SCRIPT} --model {model} {arguments.format(photo=shirt)}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr == f"predict: {reason.format(photo=shirt)}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'")
+def test_read_photo_does_not_wait_for_a_file_that_never_ends() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        predict.read_photo(Path("/proc/kmsg"))
+
+
 @pytest.mark.parametrize("content", [None, b"not a model", b""])
 def test_main_says_in_one_line_that_there_is_no_model(
     content: bytes | None, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from fashion_mlp.formats import write_json, write_text
 from pipeline.environment import ROOT
 from pipeline.files import md5
 from release.__main__ import build, sign
-from release.layout import SIGNATURE, STATEMENT, SUMS, hashes, sums
-from release.verify import verify
+from release.layout import PAGE_MODEL, SIGNATURE, STATEMENT, SUMS, hashes, sums
+from release.verify import main, verify
 from tests.processes import run
 
 MODELS = ("fashion_mlp.onnx", "fashion_mlp_uint8.onnx", "fashion_mlp_exact.onnx")
@@ -29,12 +30,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("release") / "project"
     for name in ("metrics", "plots"):
         shutil.copytree(ROOT / name, root / name)
-    for name in ("LICENSE", "dvc.lock", "models/labels.json"):
+    for name in ("LICENSE", "dvc.lock", "requirements.lock", "models/labels.json"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     made = {f"models/{name}": f"the model {name}" for name in MODELS}
     made |= {"models/test_data_set_0/input_0.pb": "input", "models/fashion_mlp.keras": "keras"}
     web = {"index.html": "<p>", "page.js": "//", "prepare.py": "#", "vendor/page.json": "{}"}
+    web["vendor/model.onnx"] = made[f"models/{MODELS[2]}"]
     for name, text in (made | {f"consumers/web/{it}": text for it, text in web.items()}).items():
         write_text(root / name, text)
     lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
@@ -78,7 +80,7 @@ def dist(signed: Path, tmp_path: Path) -> Path:
 def test_a_release_has_what_it_should_and_is_verified(
     dist: Path, project: Path, keys: dict[str, str]
 ) -> None:
-    page = {"page/index.html", "page/page.js", "page/vendor/page.json"}
+    page = {f"page/{it}" for it in ("index.html", "page.js", PAGE_MODEL[5:], "vendor/page.json")}
     models = {*MODELS, "labels.json", "test_data_set_0/input_0.pb"}
     described = {"LICENSE", "README.md", STATEMENT}
     assert set(hashes(dist, {SUMS, SIGNATURE})) == page | models | described
@@ -112,19 +114,20 @@ def restate(dist: Path, change: Callable[[Any], object]) -> None:
     write_text(dist / SUMS, sums(dist))
 
 
+def state_again(dist: Path) -> None:
+    """State of the files what is now true."""
+    found = hashes(dist, {SUMS, SIGNATURE, STATEMENT})
+    subjects = [{"name": name, "digest": {"sha256": digest}} for name, digest in found.items()]
+    restate(dist, lambda stated: stated.update(subject=subjects))
+
+
 def forge(dist: Path, name: str) -> None:
     """Change a file, or add one, and the hash that is stated for it."""
     if (dist / name).exists():
         flip(dist / name)
     else:
         (dist / name).write_text("added")
-
-    def change(stated: Any) -> None:
-        others = [it for it in stated["subject"] if it["name"] != name]
-        subject = {"name": name, "digest": {"sha256": hashes(dist, set())[name]}}
-        stated["subject"] = [*others, subject]
-
-    restate(dist, change)
+    state_again(dist)
 
 
 def forge_commit(dist: Path, commit: str) -> None:
@@ -133,6 +136,22 @@ def forge_commit(dist: Path, commit: str) -> None:
         definition["resolvedDependencies"][0]["digest"]["gitCommit"] = commit
 
     restate(dist, change)
+
+
+def forget(dist: Path, name: str) -> None:
+    """Remove a file, and what is stated of it."""
+    (dist / name).unlink()
+    state_again(dist)
+
+
+def edit_definition(dist: Path, change: Callable[[Any], object]) -> None:
+    restate(dist, lambda stated: change(stated["predicate"]["buildDefinition"]))
+
+
+def spell(dist: Path, change: Callable[[str], str]) -> None:
+    """Write the same statement in other bytes, and SHA256SUMS."""
+    write_text(dist / STATEMENT, change((dist / STATEMENT).read_text(encoding="utf-8")))
+    write_text(dist / SUMS, sums(dist))
 
 
 def link(dist: Path) -> None:
@@ -177,6 +196,33 @@ TAMPERINGS: dict[str, Callable[[Path], object]] = {
     "a forged page": lambda dist: forge(dist, "page/page.js"),
     "a forged licence": lambda dist: forge(dist, "LICENSE"),
     "a forged file more": lambda dist: forge(dist, "page/new.js"),
+    **{
+        f"a forged release without {name}": lambda dist, name=name: forget(dist, name)  # type: ignore[misc]
+        for name in (MODELS[2], "README.md", "LICENSE", "page/page.js", PAGE_MODEL)
+    },
+    "SHA256SUMS with CR LF": lambda dist: (dist / SUMS).write_bytes(
+        (dist / SUMS).read_bytes().replace(b"\n", b"\r\n")
+    ),
+    "SHA256SUMS in another order": lambda dist: edit_sums(
+        dist, lambda it: "".join(sorted(it.splitlines(keepends=True), reverse=True))
+    ),
+    "a path out of the release": lambda dist: edit_sums(dist, lambda it: it + f"{0:064}  ../x\n"),
+    "other commands": lambda dist: edit_definition(
+        dist, lambda it: it["externalParameters"]["commands"].append("make clean")
+    ),
+    "other parameters": lambda dist: edit_definition(
+        dist, lambda it: it["externalParameters"]["params"]["train"].update(seed=1)
+    ),
+    "other data": lambda dist: edit_definition(
+        dist, lambda it: it["resolvedDependencies"][1]["digest"].update(sha256=f"{0:064}")
+    ),
+    "another version": lambda dist: edit_definition(
+        dist, lambda it: it["resolvedDependencies"][-1].update(uri="pkg:pypi/numpy@1.0.0")
+    ),
+    "something more stated": lambda dist: restate(dist, lambda it: it.update(note="trust me")),
+    "a statement with spaces": lambda dist: spell(dist, lambda it: it + " "),
+    "a key twice": lambda dist: spell(dist, lambda it: it.replace("{", '{"_type": "x",', 1)),
+    "a statement too deep to read": lambda dist: spell(dist, lambda _: "[" * 100_000),
     "an option of git for a commit": lambda dist: forge_commit(dist, "--output=HEAD"),
     "a branch for a commit": lambda dist: forge_commit(dist, "HEAD"),
 }
@@ -213,6 +259,32 @@ def test_a_fault_names_the_file_and_both_hashes(dist: Path, project: Path) -> No
     assert fault.startswith("labels.json: changed: expected SHA-256 ")
 
 
+@pytest.mark.parametrize("name", [b"\xff", b"\x1b[2K\rgood", b"two\nlines"])
+def test_a_files_name_cannot_hide_that_it_was_added(
+    name: bytes,
+    dist: Path,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (dist / os.fsdecode(name)).touch()
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("sys.argv", ["verify-release", str(dist)])
+    assert main() == 1
+    output, _ = capfd.readouterr()
+    assert f"REFUSED: {ascii(os.fsdecode(name))[1:-1]}: added; " in output
+
+
+def test_the_workflow_leaves_no_key_where_the_release_fails(tmp_path: Path) -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    steps = workflow["jobs"]["build"]["steps"]
+    (script,) = [step["run"] for step in steps if step.get("name") == "make release"]
+    env = os.environ | {"RUNNER_TEMP": str(tmp_path), "SIGNING_KEY": "key"}
+    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=env, check=False)
+    assert done.returncode != 0  # there is no Makefile
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_build_refuses_what_is_not_committed(project: Path, tmp_path: Path) -> None:
     (project / "new").write_text("")
     try:
@@ -234,6 +306,9 @@ def test_a_release_has_the_exact_model_of_the_preset_accurate(
     run(project, "git", "reset", "--quiet", head)
     try:
         build(project, tmp_path / "dist")
+        run(project, "git", "update-ref", ref, f"{head}:metrics")  # a folder alone
+        with pytest.raises(ValueError, match="no whole experiment accurate"):
+            build(project, tmp_path / "not whole")
     finally:
         run(project, "git", "update-ref", "-d", ref)
     got = (tmp_path / f"dist/recipes/accurate/{MODELS[2]}").read_bytes()

@@ -56,6 +56,8 @@ def read_photo(path: Path) -> Image.Image:
         ValueError: it is not a picture of a known format, is broken, or is too large.
         OSError: it can't be read.
     """
+    if path == STDIN and not sys.stdin:
+        raise ValueError("standard input is closed")
     data = sys.stdin.buffer.read(MAX_BYTES + 1) if path == STDIN else read_file(path)
     if not data:
         raise ValueError("the file is empty (0 bytes)")
@@ -76,7 +78,7 @@ def read_file(path: Path) -> bytes:
         raise ValueError("not a file")
     if status.st_size > MAX_BYTES:
         raise ValueError(f"{status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
-    return path.read_bytes()
+    return path.read_bytes() if status.st_size else b""  # of some in /proc, reading never ends
 
 
 def decode(data: bytes) -> Image.Image:
@@ -406,7 +408,6 @@ def name_photo(network: Network, path: Path, language: str, save: Path | None) -
         picture, edge = see(read_photo(path), network.shape, network.photos)
         probabilities = network.predict(picture)
         if save:
-            save.mkdir(parents=True, exist_ok=True)
             name = "stdin" if path == STDIN else path.name
             Image.fromarray(picture).save(unused(save / f"{name}.png"))
     except (OSError, ValueError, MemoryError) as error:
@@ -435,8 +436,8 @@ def unused(path: Path) -> Path:
     return found
 
 
-def printable(path: Path) -> str:
-    """Write a file's name so that it can't control the terminal."""
+def printable(path: Path | str) -> str:
+    """Write a file's name, or a text with one, so that it can't control the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
 
@@ -463,7 +464,9 @@ def main(arguments: list[str] | None = None) -> int:
         language = options.language or next(iter(network.names))
         if language not in network.names:
             raise ValueError(f"--language: the model has {', '.join(network.names)}")
-    except ValueError as error:
+        if options.save:
+            options.save.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2
     results = []
@@ -480,11 +483,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if not sys.stdout:
+        sys.exit("predict: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # odd file names
     try:
         status = main()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has stopped, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except OSError as error:  # a full disk
+        print(f"predict: standard output: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status)

@@ -276,14 +276,14 @@ function setLanguage(language) {
 }
 
 /** Write what depends on the network: the data set's name, its classes, the model card. */
-function writeAbout(language, { dataset, labels, shape, accuracy, card }) {
+function writeAbout(language, { dataset, labels, shape, accuracy, tests, card }) {
   const [height, width] = shape;
   document.title += ` · ${dataset}`;
   const values = { dataset, height, width, classes: names().length };
   const sentences = [say(language, "about", values), say(language, "stays")];
   if (accuracy) {
-    const right = Math.round(100 * accuracy);
-    sentences.splice(1, 0, say(language, "accuracy", { right }));
+    const of = Math.min(100, tests);
+    sentences.splice(1, 0, say(language, "accuracy", { right: Math.round(of * accuracy), of }));
   }
   find("about").textContent = sentences.join(" ");
   find("picture").setAttribute("aria-label", say(language, "seen", { height, width }));

@@ -68,6 +68,7 @@ def prepare() -> None:
         "photos": metadata.get("photos", "trimmed"),
         "labels": list(read(RAW / "t10k-labels-idx1-ubyte", 8, PICTURES)),
         "accuracy": float(metadata.get("test_accuracy", 0)),  # 0: not measured
+        "tests": (RAW / "t10k-labels-idx1-ubyte").stat().st_size - 8,
         "least": least,
         "bytes": sum((folder / f"{name}").stat().st_size for name in COPIED if ".js" not in name),
         "source": source_address(),

@@ -4,7 +4,7 @@ export const STRINGS = {
   en: {
     title: "What is this?",
     about: "A neural network tells the {classes} classes of {dataset} apart on {height}×{width} pixels.",
-    accuracy: "It is right on {right} of 100 test pictures.",
+    accuracy: "It is right on {right} of {of} test pictures.",
     stays: "It runs in this browser: photos stay on your device.",
     ask: "Choose what to name",
     tests: "Test pictures",
@@ -66,7 +66,7 @@ export const STRINGS = {
   ru: {
     title: "Что это?",
     about: "Нейронная сеть различает классы {dataset} ({classes}) по {height}×{width} пикселям.",
-    accuracy: "Из 100 тестовых картинок верно узнаёт {right}.",
+    accuracy: "Из {of} тестовых картинок верно узнаёт {right}.",
     stays: "Она работает в этом браузере: фотографии не покидают устройство.",
     ask: "Выберите, что узнать",
     tests: "Тестовые",
