@@ -190,14 +190,21 @@ def test_units_in_another_order_are_the_same_function(pair: Pair) -> None:
     assert "rearranged" in findings["weights"].says
 
 
+def beside(
+    model: Any, rng: np.random.Generator, exporter: str, folder: Path, images: Any = None
+) -> tuple[Known, onnx.ModelProto]:
+    """Draw a model's weights; study it, on given images or drawn ones, and export it."""
+    settle(model, rng)
+    model.save(folder / "model.keras")
+    known = study(folder / "model.keras", images or draw(model, 20, rng))
+    return known, export(model, exporter, folder / "model.onnx")
+
+
 def test_batch_normalization_that_was_folded_is_equal_up_to_a_limit(tmp_path: Path) -> None:
     engine.start()
     named = dict(architectures())
     model, rng = named["residual convolution, batch normalization"], np.random.default_rng(3)
-    settle(model, rng)
-    model.save(tmp_path / "model.keras")
-    known = study(tmp_path / "model.keras", draw(model, 20, rng))
-    findings = compare(known, export(model, "tf2onnx", tmp_path / "model.onnx"))
+    findings = compare(*beside(model, rng, "tf2onnx", tmp_path))
     assert verdict(findings) == LIMITED
     assert 1e-12 < findings["float64"].data["distance"] < findings["float64"].data["limit"] < 1e-5
 
@@ -210,10 +217,7 @@ def test_mutants_of_other_networks_are_refused(name: str, exporter: str, tmp_pat
     """A slice of `make check-prove`."""
     engine.start()
     model, rng = dict(architectures())[name], np.random.default_rng(4)
-    settle(model, rng)
-    model.save(tmp_path / "model.keras")
-    known = study(tmp_path / "model.keras", draw(model, 20, rng))
-    file = export(model, exporter, tmp_path / "model.onnx")
+    known, file = beside(model, rng, exporter, tmp_path)
     assert verdict(compare(known, file)) == HELD
     subject = Subject(name, known, model, draw(model, 40, rng))
     found = list(mutants(subject, file, file, rng, most=1))
@@ -269,11 +273,9 @@ def test_healthy_files_of_odd_networks_are_equal(
 ) -> None:
     engine.start()
     model, rng = odd_network(kind), np.random.default_rng(6)
-    settle(model, rng)
-    model.save(tmp_path / "model.keras")
     images = [rng.integers(0, 5, (20, PIXELS)).astype(np.float32) for _ in model.inputs]
-    known = study(tmp_path / "model.keras", images)
-    findings = compare(known, export(model, "model.export", tmp_path / "model.onnx"))
+    known, file = beside(model, rng, "model.export", tmp_path, images)
+    findings = compare(known, file)
     assert (verdict(findings), len(known.weights)) == (result, len(model.weights))
     assert bound in findings["bound"].says
     assert "3 of 3 give NaN" in findings["float32"].says
@@ -289,10 +291,7 @@ def test_outputs_are_paired_by_name_or_else_in_order(
 ) -> None:
     engine.start()
     model, rng = odd_network(kind), np.random.default_rng(5)
-    settle(model, rng)
-    model.save(tmp_path / "model.keras")
-    known = study(tmp_path / "model.keras", draw(model, 20, rng))
-    file = export(model, exporter, tmp_path / "model.onnx")
+    known, file = beside(model, rng, exporter, tmp_path)
     assert verdict(compare(known, file)) == HELD
     outputs = list(file.graph.output)[::-1]
     del file.graph.output[:]
