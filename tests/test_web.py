@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
@@ -560,6 +562,30 @@ def test_any_accuracy_that_was_measured_is_said(
     expect(page.locator("#about")).to_contain_text("It runs in this browser")
     said = page.get_by_text(f"It is right on {100 * (accuracy or 0):.0f} of 100 test pictures.")
     assert said.count() == says
+    page.close()
+
+
+def test_of_many_classes_the_most_probable_have_bars(
+    copied: tuple[Path, str], browser: Browser
+) -> None:
+    folder, address = copied
+    text = "rising (uint8[N, 784] image) => (float[N, 30] probabilities) {"
+    text += "pixels = Cast<to = 1>(image) values = MatMul(pixels, weights) "
+    text += "probabilities = Softmax(values) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 13]> {text}')
+    weights = np.tile(np.arange(30, dtype=np.float32) / 1e6, (784, 1))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "weights"))
+    onnx.save(model, folder / "vendor/model.onnx")
+    about = json.loads((folder / "vendor/page.json").read_text(encoding="utf-8"))
+    about["bytes"]["model.onnx"] = (folder / "vendor/model.onnx").stat().st_size
+    about["classes"] = {"en": [f"class {number}" for number in range(30)]}
+    (folder / "vendor/page.json").write_text(json.dumps(about))
+    page = browser.new_page(locale="en")
+    page.goto(address)
+    bars = page.locator("#bars li:visible span:first-child")
+    expect(bars).to_have_text([f"class {number}" for number in range(20)])
+    page.click("#strip button:nth-child(1)")
+    expect(bars).to_have_text([f"class {number}" for number in range(10, 30)])
     page.close()
 
 

@@ -6,6 +6,8 @@ import { makeSketch } from "./drawing.js";
 import { Refused, toPicture } from "./preprocessing.js";
 import { STRINGS, say } from "./strings.js";
 
+const MOST_BARS = 20; // of so many classes, the most probable, the bars are shown
+
 const find = (id) => document.getElementById(id);
 const state = {
   language: "en",
@@ -61,13 +63,21 @@ function render() {
   find("details").textContent = answer ? details(answer) : status === "loading" ? progress() : "";
   if (!about) return;
   drawPicture(find("picture"), answer?.picture ?? state.picture);
+  const bars = mostProbable(answer?.probabilities);
   [...find("bars").children].forEach((row, i) => {
+    row.hidden = !bars.has(i);
     const probability = answer?.probabilities[i] ?? 0;
     row.classList.toggle("best", answer?.number === i);
     row.children[0].textContent = names()[i];
     row.children[1].firstChild.style.width = `${100 * probability}%`;
     row.children[2].textContent = answer ? percent(probability) : "–";
   });
+}
+
+/** The numbers of the classes whose bars are shown. */
+function mostProbable(probabilities = []) {
+  const numbers = [...names().keys()].sort((a, b) => probabilities[b] - probabilities[a] || 0);
+  return new Set(numbers.slice(0, MOST_BARS));
 }
 
 const described = (answer) => ({
