@@ -34,7 +34,7 @@ REMEDIES = {
 }
 REMOVED = (
     "DVC removed this stage's results before it ran; what brings the committed ones back: "
-    "dvc checkout; git checkout metrics models plots"
+    "dvc checkout; git checkout metrics models plots (after `dvc exp run -S`, params.yaml too)"
 )
 QUIET_SECONDS = 10.0  # between lines of progress where nobody watches them move
 
