@@ -4,7 +4,7 @@
 
 TASK := sh tasks/start.sh
 TARGETS := help repro recipe seeds dataset heal report watch sweep-picture test test-web test-consumers \
-	test-workers page release verify-release lint format lock check-repro check-portable \
+	page release verify-release lint format lock check-repro check-portable \
 	check-workers check-lock check-sharing check-prove gate mutations torture bench conformance \
 	conformance-tools push pull clean
 UNKNOWN := $(filter-out $(TARGETS) Makefile,$(MAKECMDGOALS))
@@ -88,8 +88,8 @@ check-repro:  ## clone HEAD, run everything from nothing, compare every committe
 check-portable:  ## train under other threads, libraries and emulated processors: same bits?
 	@$(TASK) run python -m checks.portable
 
-check-workers:  ## train with several workers, kill some: the same losses and weights? (2 minutes)
-	@$(TASK) run python -m checks.workers
+check-workers:  ## train with several workers, kill some: the same losses and weights? (3 minutes)
+	@$(TASK) run python -m pytest -m workers tests/test_workers.py
 
 mutations: repro  ## break the ONNX model in a thousand ways: does the proof notice each? (4 to 10 minutes)
 	@$(TASK) run python -m checks.mutations
@@ -114,9 +114,6 @@ conformance:  ## run the model in every runtime on every test image, against Ker
 
 test-consumers:  ## run the snippets of consumers/README.md as printed
 	@$(TASK) run --with consumers python -m pytest -m consumers tests/test_consumers.py
-
-test-workers:  ## train with two workers, lose one, refuse what does not fit (1 minute)
-	@$(TASK) run python -m pytest -m workers tests/test_workers.py
 
 conformance-tools:  ## install as root, on Debian or Ubuntu, what conformance needs
 	@$(TASK) apt gcc=gcc,libc6-dev node=nodejs npm=npm chromium=chromium \
