@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from dvc.utils.flatten import flatten
 
 from checks import gate, repro
 from checks.common import ABSENT
