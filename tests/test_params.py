@@ -191,35 +191,6 @@ def test_check_params_names_a_key_that_is_missing(path: tuple[str | int, ...]) -
         assert text == f"params.yaml: {'.'.join(map(str, path))} {IS_MISSING}"
 
 
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.integers(min_value=10**300, max_value=10**310)
-    | st.floats()
-    | st.text(max_size=200)
-    | st.dates()
-    | st.binary(max_size=9)
-)
-GARBAGE = st.recursive(
-    SCALARS,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(max_size=9) | st.integers() | st.none(), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-
-
-@EXAMPLES
-@given(path=st.sampled_from(PATHS), value=GARBAGE)
-def test_check_params_of_garbage_in_any_place_names_the_place(
-    path: tuple[str | int, ...], value: Any
-) -> None:
-    text = fault(changed(path, value))
-    assert text is None or names(text, path)
-
-
 @EXAMPLES
 @given(
     path=st.sampled_from(KEYS),

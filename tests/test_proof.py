@@ -20,14 +20,13 @@ from fashion_mlp.proof import levels
 from fashion_mlp.proof.evidence import Evidence, as_bytes, gather
 from fashion_mlp.proof.levels import PLAIN, UINT8, prove
 from fashion_mlp.proof.reference import FLOAT32
-from fashion_mlp.proof.runtime import Candidate, onnxruntime_predict
+from fashion_mlp.proof.runtime import Candidate
 from stages import export
 from tests.oracle import DEPTHS, make_images, make_layers, network_of
 
 SHAPE, CLASSES = (4, 4), 3
 PIXELS = SHAPE[0] * SHAPE[1]
 FORM = (13, 8)
-EPSILON = np.float32(1e-40)  # a denormal
 
 
 def gathered(layers: Sequence[Any]) -> Evidence:
@@ -110,31 +109,6 @@ def test_odd_networks_are_not_refused() -> None:
     assert [reason for reason in refusals(15, seed=1) if reason] == []
 
 
-@pytest.mark.parametrize("units", [[], [1], [16, 8]], ids=str)
-@pytest.mark.parametrize(
-    "bias", [0.0, -0.0, EPSILON, "equal", "never fires", "large logits"], ids=str
-)
-def test_healthy_networks_are_not_refused(bias: Any, units: list[int]) -> None:
-    """What a converter merges, drops or flushes is neither asked for nor taken for a fault."""
-    engine.start()
-    layers = make_layers(PIXELS, units, CLASSES, seed=len(units))
-    if bias == "large logits":
-        layers[-1] = layers[-1]._replace(kernel=layers[-1].kernel * np.float32(1e4))
-    elif bias == "never fires":
-        layers = [layer._replace(bias=layer.bias - np.float32(100)) for layer in layers]
-    else:
-        value = np.float32(0.5 if bias == "equal" else bias)
-        layers = [layer._replace(bias=np.full_like(layer.bias, value)) for layer in layers]
-    images = {"test": make_images(40, PIXELS)}
-    network, model = network_of(layers), plain_graph(layers, *FORM)
-    evidence, _ = gather(network, images, [7])
-    plain, uint8 = Candidate(model, model), uint8_graph(model)
-    prove(plain, evidence)
-    export.check_converter(network, model, images["test"])
-    found = prove(Candidate(uint8, uint8, plain), evidence, levels=UINT8)
-    assert found == {"uint8_bit_identical": 40}
-
-
 def test_prove_names_level_tensor_and_place(model: onnx.ModelProto, evidence: Evidence) -> None:
     mutant = copy.deepcopy(model)
     array = numpy_helper.to_array(mutant.graph.initializer[2]).copy()
@@ -182,15 +156,6 @@ def test_gather_refuses_keras_outside_the_bound(
     monkeypatch.setattr("fashion_mlp.proof.reference.bounds.__defaults__", (narrow,))
     with pytest.raises(ValueError, match=r"^Keras, train image \d+, class \d: expected a prob"):
         gathered(evidence.layers)
-
-
-def test_nan_stays_nan_in_onnxruntime_and_in_keras_layer_by_layer(
-    model: onnx.ModelProto, evidence: Evidence
-) -> None:
-    """Not in Keras' predict, where layers are fused: docs/proof.md."""
-    image = np.full((1, PIXELS), np.nan, np.float32)
-    assert np.isnan(onnxruntime_predict(model)(image, 1)).all()
-    assert np.isnan(np.asarray(network_of(evidence.layers)(image, training=False))).all()
 
 
 def test_check_converter_refuses_other_answers(model: onnx.ModelProto, evidence: Evidence) -> None:

@@ -318,20 +318,6 @@ def test_images_that_do_not_fit_are_refused(images: np.ndarray, says: str, pair:
         study(pair.folder / "model.keras", [images])
 
 
-def test_no_code_of_a_keras_file_is_run(tmp_path: Path) -> None:
-    engine.start()
-    import keras
-
-    victim, path = tmp_path / "ran", tmp_path / "evil.keras"
-    name = str(victim)
-    layer = keras.layers.Lambda(lambda x: [x, open(name, "w")][0])  # noqa: PTH123, SIM115
-    keras.Sequential([keras.Input((PIXELS,)), layer]).save(path)
-    victim.unlink()  # building the model has run it
-    with pytest.raises(ValueError, match=r"evil\.keras: Keras does not load it in safe mode"):
-        study(path, [make_images(3, PIXELS)])
-    assert not victim.exists()
-
-
 def test_files_that_are_none_of_the_three_are_refused(pair: Pair) -> None:
     bad = pair.folder / "bad.h5"
     bad.write_bytes(b"not numbers")
