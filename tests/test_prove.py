@@ -219,7 +219,7 @@ def test_mutants_of_other_networks_are_refused(name: str, exporter: str, tmp_pat
     model, rng = dict(architectures())[name], np.random.default_rng(4)
     known, file = beside(model, rng, exporter, tmp_path)
     assert verdict(compare(known, file)) == HELD
-    subject = Subject(name, known, model, draw(model, 40, rng))
+    subject = Subject(known, draw(model, 40, rng))
     found = list(mutants(subject, file, file, rng, most=1))
     assert len(found) > 8
     assert [it for it in found if it.found != DIFFERS and not it.same] == []
