@@ -12,12 +12,11 @@ import re
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel
 from tabulate import tabulate
 
 from consumers.runtimes import RUNTIMES
@@ -221,25 +220,23 @@ def metrics_diff() -> str:
 def parameters() -> str:
     """Write a table for each section of params.yaml: key, what is allowed, default, meaning."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    meanings, parts = comments(text), []
+    meanings, parts, sections = comments(text), [], Params.model_json_schema()["$defs"]
     for section, values in yaml.safe_load(text).items():
-        model: Any = Params.model_fields[section].annotation
+        known = sections[section.capitalize()]["properties"]
         rows = [["key", "allowed", "the paper's", "meaning"]]
         for key in values:
-            field = model.model_fields[key]
-            default = "" if field.is_required() else written(field.default)
-            said = allowed(field.annotation, field.metadata)
-            rows.append([f"`{key}`", said, default, meanings.get(f"{section}.{key}", "")])
+            meaning = meanings.get(f"{section}.{key}", "")
+            rows.append([f"`{key}`", allowed(known[key]), default(known[key]), meaning])
         table = tabulate(rows, "firstrow", "github", disable_numparse=True)
         parts.append(f"## {section}\n\n{table}\n")
     return "\n".join(parts).rstrip()
 
 
-def written(value: Any) -> str:
-    """Write a default as YAML has it; nothing for a whole section."""
-    if isinstance(value, BaseModel):
+def default(field: Mapping[str, Any]) -> str:
+    """Write the default of a field of a JSON schema as YAML has it; nothing for a section's."""
+    if "default" not in field or isinstance(field["default"], dict):
         return ""
-    return f"`{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`"
+    return f"`{yaml.safe_dump(field['default'], default_flow_style=True).splitlines()[0]}`"
 
 
 def comments(text: str) -> dict[str, str]:
@@ -253,26 +250,19 @@ def comments(text: str) -> dict[str, str]:
     return found
 
 
-def allowed(kind: Any, metadata: Sequence[Any]) -> str:
-    """Say in words what a type of the schema, with its limits, allows."""
-    if get_origin(kind) is Annotated:
-        return allowed(kind.__origin__, [*kind.__metadata__, *metadata])
-    if get_origin(kind) is Literal:
-        return ", ".join(map(str, get_args(kind)))
-    if get_origin(kind) in (list, tuple):
-        return f"list: {allowed(get_args(kind)[0], ())}"
-    words = {int: "whole number", float: "number", bool: "true, false", str: "text"}
-    if kind not in words:
+def allowed(field: Mapping[str, Any]) -> str:
+    """Say in words what a field of a JSON schema allows."""
+    if "enum" in field:
+        return ", ".join(field["enum"])
+    if field.get("type") == "array":
+        return f"list: {allowed(field.get('items') or field['prefixItems'][0])}"
+    words = {"integer": "whole number", "number": "number", "string": "text"}
+    words["boolean"] = "true, false"
+    if field.get("type") not in words:
         return "see below"
-    limits = [limit for one in metadata for limit in getattr(one, "metadata", [one])]
-    signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-    said = [
-        f"{sign} {getattr(limit, name):,}"
-        for name, sign in signs
-        for limit in limits
-        if getattr(limit, name, None) is not None
-    ]
-    return " ".join([words[kind], ", ".join(said)]).rstrip()
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    limits = (f"{signs[name]} {field[name]:,}" for name in signs if name in field)
+    return f"{words[field['type']]} {', '.join(limits)}".rstrip()
 
 
 PACKAGES = ("stages", "fashion_mlp", "pipeline")
