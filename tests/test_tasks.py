@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from checks.sandbox import Project, edited
+from checks.sandbox import edited
 from pipeline.environment import ROOT
 from pipeline.params import PARAMS_FILE, Train, check_params
 from tasks.presets import apply, assign
@@ -433,25 +433,3 @@ def test_a_database_that_is_in_use_is_whole(tmp_path: Path) -> None:
         assert is_database(path)
     garbage(path)
     assert not is_database(path)
-
-
-def test_experiments_travel_between_two_clones(tiny: Tiny, tmp_path: Path) -> None:
-    """What docs/sharing.md says of a sweep, word by word but for the address."""
-    dvc, shared = str(Path(sys.executable).with_name("dvc")), tmp_path / "shared.git"
-    tiny.good(dvc, "remote", "add", "--default", "team", str(tmp_path / "remote"))
-    tiny.commit()
-    tiny.good("git", "clone", "--quiet", "--bare", str(tiny.folder), str(shared))
-    tiny.good("git", "remote", "add", "origin", str(shared))
-    tiny.good("make", "recipe", "NAME=quick", "SEED=1")
-    tiny.good(dvc, "exp", "push", "origin", "quick-seed1")
-    other = Project(tmp_path)
-    tiny.good("git", "clone", "--quiet", str(shared), str(other.folder))
-    other.environment = tiny.environment
-    assert "quick-seed1" in other.good(dvc, "exp", "list", "origin")
-    other.good(dvc, "exp", "pull", "origin", "quick-seed1")
-    assert "train.epochs" in other.good(dvc, "exp", "diff", "HEAD", "quick-seed1")
-    other.good(dvc, "exp", "apply", "quick-seed1")
-    assert (other.folder / "models/model").is_file()
-    assert json.loads((other.folder / "metrics/train.json").read_text()) == {"epochs": 3}
-    train = yaml.safe_load((other.folder / "params.yaml").read_text())["train"]
-    assert (train["seed"], train["optimizer"]["class_name"]) == (1, "AdamW")
