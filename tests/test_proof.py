@@ -1,6 +1,6 @@
 import copy
 import unittest
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from checks.healthy import refusals
-from checks.mutants import division, mutations
-from checks.mutations import Form, exact_form, noticed, plain_form, uint8_form
+from checks.mutants import division
+from checks.mutations import Form, forms, noticed
 from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.graph import plain_graph, uint8_graph
 from fashion_mlp.export.quantize import quantize
@@ -70,37 +70,26 @@ def test_prove_counts_what_held(hidden_units: list[int]) -> None:
     }
 
 
-def other_weights() -> Iterator[list[np.ndarray]]:
-    for seed in range(2, 10**6):
-        layers = make_layers(PIXELS, [8, 6], CLASSES, seed)
-        yield [array for layer in layers for array in layer[:2]]
-
-
-def shipped(name: str, model: onnx.ModelProto, evidence: Evidence) -> Form:
-    """Make a file that ships, with some metadata."""
+def shipped(model: onnx.ModelProto, evidence: Evidence) -> list[Form]:
+    """Make the files that ship, with some metadata, and the ways to break them."""
     exact = exact_graph(quantize(evidence.layers, SHAPE), *FORM)
-    forms = {"float32": model, "uint8": uint8_graph(model), "exact": exact}
-    file = copy.deepcopy(forms[name])
-    file.doc_string = "a classifier"
-    helper.set_model_props(file, {"test_accuracy": "0.870000", "license": "MIT"})
-    if name == "exact":
-        return exact_form(file)
-    kinds = mutations(file, SHAPE, other_weights())
-    return plain_form(file, kinds) if name == "float32" else uint8_form(file, kinds, model)
+    files = [copy.deepcopy(file) for file in (model, uint8_graph(model), exact)]
+    for file in files:
+        file.doc_string = "a classifier"
+        helper.set_model_props(file, {"test_accuracy": "0.870000", "license": "MIT"})
+    seeds = (make_layers(PIXELS, [8, 6], CLASSES, seed) for seed in range(2, 9))
+    return forms(files, SHAPE, [[it for layer in one for it in layer[:2]] for one in seeds])
 
 
-@pytest.mark.parametrize("name", ["float32", "uint8", "exact"])
-def test_levels_notice_every_mutation(
-    name: str, model: onnx.ModelProto, evidence: Evidence
-) -> None:
-    form = shipped(name, model, evidence)
-    assert noticed(form.model, form, evidence) == []
+def test_levels_notice_every_mutation(model: onnx.ModelProto, evidence: Evidence) -> None:
     rng = np.random.default_rng(4)
-    for kind in form.kinds:
-        for _ in range(min(kind.models, 3)):
-            mutant = copy.deepcopy(form.model)
-            kind.mutate(mutant, rng)
-            assert noticed(mutant, form, evidence), kind.name
+    for form in shipped(model, evidence):
+        assert noticed(form.model, form, evidence) == []
+        for kind in form.kinds:
+            for _ in range(min(kind.models, 3)):
+                mutant = copy.deepcopy(form.model)
+                kind.mutate(mutant, rng)
+                assert noticed(mutant, form, evidence), f"{form.name}: {kind.name}"
 
 
 def test_odd_networks_are_not_refused() -> None:
