@@ -20,14 +20,13 @@ override SHAPE := $(value SHAPE)
 override SEED := $(value SEED)
 override SEEDS := $(value SEEDS)
 override REV := $(value REV)
-override METRIC := $(value METRIC)
 override UPGRADE := $(value UPGRADE)
 override PYTHON := $(value PYTHON)
 override CHROMIUM := $(value CHROMIUM)
 override DIR := $(value DIR)
 override KEY := $(value KEY)
 override PORT := $(value PORT)
-export DIR KEY PORT NAME FOLDER PLAIN SHAPE SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
+export DIR KEY PORT NAME FOLDER PLAIN SHAPE SEED SEEDS REV UPGRADE PYTHON CHROMIUM MAKECMDGOALS
 # Options that a shell would take from its user's: noclobber, noexec.
 unexport SHELLOPTS BASHOPTS BASH_ENV ENV CDPATH
 
@@ -55,8 +54,8 @@ report: repro  ## write report.html: the last run in one file, to look at and to
 watch:  ## show the curves of a training run as it goes, in a browser; PORT=8001
 	@$(TASK) run python -m report.live @PORT
 
-sweep-picture:  ## draw this commit's experiments to docs/sweep.png; METRIC=validation_loss: another metric
-	@$(TASK) run python -m report.sweep @METRIC
+sweep-picture:  ## draw this commit's experiments to docs/sweep.png
+	@$(TASK) run python -m report.sweep
 
 test:  ## run the tests (5 minutes)
 	@$(TASK) run python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
