@@ -27,7 +27,7 @@ from checks.architectures import architectures
 from checks.common import machine, table
 from fashion_mlp.network import engine
 from fashion_mlp.proof.comparison import compare, verdict
-from fashion_mlp.proof.findings import DIFFERS, HELD, OPEN
+from fashion_mlp.proof.findings import DIFFERS, HELD, OPEN, Finding
 from fashion_mlp.proof.known import Known, study
 from fashion_mlp.proof.layerwise import call
 from fashion_mlp.proof.locate import dependent, inputs_of
@@ -178,47 +178,52 @@ def lines(found: Sequence[Mutant]) -> list[list[object]]:
     return rows
 
 
+def try_network(
+    model: Any, rng: np.random.Generator, folder: Path
+) -> Iterator[tuple[dict[str, Finding], list[Mutant]]]:
+    """Export a network by each exporter: what `prove` finds of the file, and of its mutants."""
+    import keras
+
+    settle(model, rng)
+    model.save(folder / "model.keras")
+    known = study(folder / "model.keras", draw(model, IMAGES, rng))
+    subject = Subject(known, draw(model, FRESH, rng))
+    stale = keras.models.clone_model(model)
+    settle(stale, rng)
+    for exporter in EXPORTERS:
+        file = export(model, exporter, folder / "model.onnx")
+        findings = compare(known, file)
+        other = export(stale, exporter, folder / "other.onnx")
+        yield findings, list(mutants(subject, file, other, rng))
+    keras.backend.clear_session()
+
+
 def main() -> int:
     """Export, compare, break, compare; print the table."""
     began = time.monotonic()
     engine.start()
-
-    import keras
-
     rng = np.random.default_rng(SEED)
     found: list[Mutant] = []
     refused: list[str] = []
     results: Counter[str] = Counter()
     networks = list(architectures())
+    files = len(networks) * len(EXPORTERS)
     with (
         tempfile.TemporaryDirectory(prefix="anybody-") as folder,
-        progress("check-prove", len(networks) * len(EXPORTERS), "files") as bar,
+        progress("check-prove", files, "files") as bar,
     ):
-        path = Path(folder)
         for name, model in networks:
-            settle(model, rng)
-            model.save(path / "model.keras")
-            known = study(path / "model.keras", draw(model, IMAGES, rng))
-            subject = Subject(known, draw(model, FRESH, rng))
-            stale = keras.models.clone_model(model)
-            settle(stale, rng)
-            for exporter in EXPORTERS:
-                file = export(model, exporter, path / "model.onnx")
-                result = verdict(findings := compare(known, file))
-                results[result] += 1
-                if result in (DIFFERS, OPEN):
+            for findings, broken in try_network(model, rng, Path(folder)):
+                results[verdict(findings)] += 1
+                found += broken
+                if verdict(findings) in (DIFFERS, OPEN):
                     says = (it.says for it in findings.values() if it.result in (DIFFERS, OPEN))
-                    refused.append(f"{name}, {exporter}: {'; '.join(says)}")
-                other = export(stale, exporter, path / "other.onnx")
-                found += mutants(subject, file, other, rng)
+                    refused.append(f"{name}: {'; '.join(says)}")
                 bar.update()
-            keras.backend.clear_session()
-    columns = ["mutation", "files", "refused", "accepted wrongly", "place right"]
-    print(table(columns, lines(found)))
+    print(table(["mutation", "files", "refused", "accepted wrongly", "place right"], lines(found)))
     print(
-        f"\n{len(networks)} networks, {len(networks) * len(EXPORTERS)} healthy files: "
-        f"{len(refused)} refused, {results[HELD]} held in float64, "
-        f"{sum(results.values()) - results[HELD] - len(refused)} up to a limit.\n"
+        f"\n{len(networks)} networks, {files} healthy files: {len(refused)} refused, "
+        f"{results[HELD]} held in float64, {files - results[HELD] - len(refused)} up to a limit.\n"
         f"{machine()}; seed {SEED}; {time.monotonic() - began:.0f} s."
     )
     wrong = [it for it in found if it.found not in (DIFFERS, OPEN) and not it.same]
