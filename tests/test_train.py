@@ -194,6 +194,26 @@ def test_fit_gives_the_same_bits_whatever_concerns_the_speed_alone(
     assert bits(fit(settings(), split)[0]) == bits(paper)
 
 
+def test_importance_sampling_logs_what_all_images_give(split: Split) -> None:
+    """Thirty epochs with weights that stand still: wrong images come more often, and weigh less."""
+    from fashion_mlp.training.layers import trained_layers
+    from fashion_mlp.training.loop import prepare
+
+    params = settings(importance_sampling=0.9)
+    step = prepare(params, split, SHAPE, None)
+    for epoch in range(10):
+        step.run_epoch(split, params, epoch)
+    step.optimizer.learning_rate = 0.0
+    logs = [step.run_epoch(split, params, epoch) for epoch in range(10, 40)]
+    predicted = forward(trained_layers(step.model), split.images)
+    right = predicted.argmax(axis=1) == split.labels.argmax(axis=1)
+    losses = -np.log((predicted * split.labels).sum(axis=1))
+    for key, values in {"accuracy": right, "loss": losses}.items():
+        drawn = [log[key] for log in logs]
+        assert len(set(drawn)) > 1
+        assert np.mean(drawn) == pytest.approx(values.mean(), abs=0.01)
+
+
 def test_fit_in_bfloat16_ends_near_float32(paper: Any, split: Split) -> None:
     layers, _ = fit(settings(precision="bfloat16"), split)
     for ours, theirs in zip(layers, paper, strict=True):
