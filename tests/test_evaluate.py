@@ -135,6 +135,16 @@ def test_main_measures_what_keras_measures_and_in_russian_draws_other_pictures_a
     assert len(changed) == 9
 
 
+def test_main_says_what_the_font_of_the_pictures_lacks(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["dataset"]["class_names"]["en"][0] = "Hats \N{TOP HAT}"
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    stage.main()
+    assert capsys.readouterr().out.endswith("boxes for what their font lacks: \N{TOP HAT}\n")
+
+
 def test_main_draws_a_network_of_two_layers_and_no_examples(work: Path) -> None:
     from fashion_mlp.network.model import build_network, save_network
 

@@ -89,7 +89,7 @@ def test_values_of_variables_run_nothing(tiny: Tiny, value: str) -> None:
 
 def test_the_name_is_not_the_one_of_the_environment_where_wsl_has_the_computers(tiny: Tiny) -> None:
     status, output = tiny.run("make", "recipe", NAME="quick")
-    assert (status, "make: no presets/.yaml; NAME can be: " in output) == (2, True)
+    assert (status, "make: name a preset: NAME=quick; NAME can be: " in output) == (2, True)
 
 
 @pytest.mark.parametrize("given", [("dataset", "FOLDER=data", "PLAIN=no"), ("lock", "UPGRADE=no")])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -326,6 +328,33 @@ def test_main_refuses_another_model_or_language(model: Path) -> None:
     onnx.save(network, model)
     done = run("photo.png", "--model", model)
     assert done.stderr == f"predict: {model}: no class_names, image_shape in its metadata\n"
+
+
+@pytest.mark.parametrize("value", ["[28, x]", "28", '"ab"', "[28]"])
+def test_main_names_the_model_whose_metadata_are_damaged(value: str, model: Path) -> None:
+    network = onnx.load(model)
+    for entry in network.metadata_props:
+        entry.value = value if entry.key == "image_shape" else entry.value
+    onnx.save(network, model)
+    done = run("photo.png", "--model", model)
+    assert done.stderr.startswith(f"predict: {model}: class_names, image_shape in metadata: ")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_a_folder_that_cannot_be_read_is_named_wherever_it_lies(model: Path) -> None:
+    user, network = os.geteuid(), predict.Network(model)
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        Path(name, "photo.png").touch()
+        Path(name, "closed").mkdir(0)
+        os.seteuid(user or pwd.getpwnam("nobody").pw_uid)  # root may read everything
+        try:
+            found = predict.find_photos([Path(name)])
+            answer = predict.name_photo(network, found[0], "en", None)
+        finally:
+            os.seteuid(user)
+        assert found == [Path(name, "closed"), Path(name, "photo.png")]
+        assert answer["error"] == "Permission denied"
 
 
 def test_predict_imports_nothing_of_ours_and_no_tensorflow() -> None:

@@ -338,13 +338,28 @@ def test_a_killed_recipe_leaves_the_folder_alone_and_can_be_run_again(tiny: Tiny
 
 
 def test_an_unknown_preset_is_refused_in_one_line(tiny: Tiny) -> None:
-    for name in ("nope", "../presets/quick"):
+    for name in ("nope", "../presets/quick", ""):
         status, output = tiny.run("make", "recipe", f"NAME={name}")
         first, _ = output.splitlines()
         assert status != 0
-        assert first == (
-            f"make: no presets/{name}.yaml; NAME can be: {', '.join(path.stem for path in PRESETS)}"
-        )
+        what = f"no presets/{name}.yaml" if name else "name a preset: NAME=quick"
+        assert first == f"make: {what}; NAME can be: {', '.join(path.stem for path in PRESETS)}"
+
+
+@pytest.mark.parametrize("seed", ["abc", "-1", "1e3", "007", "٣"])
+def test_a_seed_has_one_spelling(seed: str, tiny: Tiny) -> None:
+    status, output = tiny.run("make", "recipe", "NAME=quick", f"SEED={seed}")
+    assert (status, output.splitlines()[0]) == (
+        2, f"make: SEED is a number, as in SEED=1; got {seed!r}"
+    )  # fmt: skip
+
+
+def test_a_preset_whose_name_git_refuses_is_not_run_first(tiny: Tiny) -> None:
+    shutil.copy(tiny.folder / "presets/quick.yaml", tiny.folder / "presets/my idea.yaml")
+    status, output = tiny.run("make", "recipe", "NAME=my idea")
+    assert (status, output.splitlines()[0]) == (
+        2, "make: presets/my idea.yaml: rename it; an experiment is a git reference of its name"
+    )  # fmt: skip
 
 
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
