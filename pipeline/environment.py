@@ -8,11 +8,21 @@ So this is an allowlist: everything that is not known to be harmless is removed.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+OURS = ("stages", "fashion_mlp", "pipeline")  # the packages that a stage consists of
+# What a stage starts from: behind the libraries on the path, no file here hides one of theirs.
+START = """
+import os, runpy, sys
+_, root, _, module, *arguments = sys.argv
+sys.path += [root, os.getcwd()]
+sys.argv = [module, *arguments]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
 MARK = "FASHION_MLP_CLEAN"  # set to the number of the process that has a clean environment
 ALLOWED = {
     *("HOME", "LOGNAME", "PATH", "PWD", "SHELL", "SHLVL", "USER", "_"),
@@ -36,21 +46,31 @@ def clean(environment: Mapping[str, str]) -> dict[str, str]:
         for key, value in environment.items()
         if key in ALLOWED or key.startswith(ALLOWED_PREFIXES)
     }
-    return passed | {
-        "KERAS_HOME": str(ROOT / ".run/keras"),  # not ~/.keras/keras.json
-        "PYTHONPATH": str(ROOT),  # wherever the stage is started
-        "PYTHONUTF8": "1",  # whatever the locale is
-    }
+    return passed | {"KERAS_HOME": str(ROOT / ".run/keras")}  # not ~/.keras/keras.json
 
 
 def enter_clean(module: str) -> None:
     """Start this process anew in a clean environment, unless that was done.
+
+    Isolated (-I), so that Python itself looks neither in this folder nor at the user's packages.
 
     Args:
         module: that is being run by `python -m`.
     """
     if os.environ.get(MARK) == str(os.getpid()):
         return
+    forget_bytecode()
     environment = clean(os.environ) | {MARK: str(os.getpid())}  # which execve keeps
-    command = [sys.executable, "-m", module, *sys.argv[1:]]
+    options = ["-I", "-X", "utf8", "-c", START]
+    command = [sys.executable, *options, str(ROOT), "-m", module, *sys.argv[1:]]
     os.execve(sys.executable, command, environment)
+
+
+def forget_bytecode() -> None:
+    """Remove what Python keeps of our modules, compiled: the source is what dvc.lock names.
+
+    Python takes a .pyc for current by the source's size and its time, to a second.
+    """
+    for package in OURS:
+        for folder in list((ROOT / package).rglob("__pycache__")):
+            shutil.rmtree(folder, ignore_errors=True)
