@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from pipeline.environment import enter_clean
+from pipeline.environment import enter_clean, look_at_modules
 from pipeline.guard import guarded
 
 # What bad input and a bad environment raise. Anything else is a fault of ours: traceback.
@@ -53,8 +53,10 @@ def run(main: Callable[[], None], clean_environment: bool = True) -> None:
         enter_clean(module)
     stage = module.rpartition(".")[2]
     try:
-        with guarded(stage):
+        with guarded(stage) as code:
             main()
+            if code:
+                look_at_modules(code)
     except KeyboardInterrupt as interrupt:
         then = str(interrupt) or "`make` starts this stage again"
         print(f"\n{stage}: interrupted; {then}", file=sys.stderr)

@@ -8,9 +8,10 @@ So this is an allowlist: everything that is not known to be harmless is removed.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,7 @@ ALLOWED = {
     # Other workers (docs/workers.md), and which GPU, where train.device asks for one.
     *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TF_CONFIG"),
 }
+PIN = re.compile(r"^([\w.-]+)==([^\s;]+)", re.MULTILINE)  # of a lock file
 ALLOWED_PREFIXES = ("DVC_", "FASHION_MLP_", "LC_")
 
 
@@ -74,3 +76,51 @@ def forget_bytecode() -> None:
     for package in OURS:
         for folder in list((ROOT / package).rglob("__pycache__")):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def look_at_modules(code: Iterable[Path]) -> None:
+    """Refuse a result in which a module of this folder took part that dvc.lock does not know.
+
+    Such as extra.py, which some library imports where it finds one, or loop/ beside loop.py.
+
+    Args:
+        code: the modules that dvc.yaml lists; `pipeline`, which decides no result, may be used too.
+
+    Raises:
+        ValueError: names it.
+    """
+    folders = {ROOT, Path.cwd()}
+    listed = {folder / path for folder in folders for path in code}
+    known = listed | {parent / "__init__.py" for path in listed for parent in path.parents}
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    for path in sorted(Path(file) for file in files if file):
+        inside = any(path.is_relative_to(folder) for folder in folders)
+        library = path.is_relative_to(sys.prefix) or path.parent == ROOT / "pipeline"
+        if inside and not library and path not in known:
+            raise ValueError(
+                f"{path}: imported, and dvc.yaml lists it for no stage; rename it, or list it"
+            )
+
+
+def other_versions(
+    lock: Path = ROOT / "requirements.lock", folders: Iterable[str] | None = None
+) -> list[str]:
+    """List the packages that are installed in another version than a lock file has.
+
+    Args:
+        lock: may have several versions of one, for several systems.
+        folders: where packages lie (None: where Python looks); the first that has one counts.
+    """
+    pins: dict[str, list[str]] = {}
+    for name, pin in PIN.findall(lock.read_text(encoding="utf-8")):
+        pins.setdefault(name, []).append(pin)
+    found: dict[str, str] = {}
+    for folder in sys.path if folders is None else folders:
+        for path in Path(folder).glob("*.dist-info"):
+            name, _, number = path.stem.partition("-")
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), number)  # PEP 503
+    return [
+        f"{name} {number} (requirements.lock: {' or '.join(pins[name])})"
+        for name, number in sorted(found.items())
+        if name in pins and number not in pins[name]
+    ]

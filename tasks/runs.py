@@ -22,6 +22,9 @@ REPAIRED = 3  # exit status of `tasks.repair` that removed something
 ATTEMPTS = 3  # each damage that is found takes one more run
 RWLOCK = Path(".dvc/tmp/rwlock")
 DVC_FILES = ("dvc.yaml", ".dvc")
+# Whatever the user's settings of git are: no hook or filter of theirs, and a remote named origin.
+CLONE = ("clone", "--quiet", "--origin=origin",
+         "--config=core.hooksPath=/dev/null", "--config=core.attributesFile=/dev/null")  # fmt: skip
 
 
 def repro() -> int:
@@ -203,7 +206,7 @@ def make_clone(folder: Path) -> Path:
         saved.rename(aside)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    answer(["git", "clone", "--quiet", "--no-tags", str(Path.cwd()), str(folder)])
+    answer(["git", *CLONE, "--no-tags", str(Path.cwd()), str(folder)])
     if aside.is_dir():
         aside.rename(saved)
     try:
