@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 from pipeline.files import replacing
 
@@ -25,6 +26,8 @@ WIDTH = 8.8  # inches: 1,056 pixels, shown at 880 or less in a README
 DPI = 120
 # Okabe and Ito's colours, which people of any colour vision tell apart: jfly.uni-koeln.de/color
 BLUE, VERMILION, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#6B6B6B"
+
+FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")
 
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": GREY,
@@ -64,6 +67,9 @@ class Answers(NamedTuple):
 @contextmanager
 def drawing(path: Path, height: float, layout: str | None = "constrained") -> Iterator[Figure]:
     """Give a figure in this module's style; write it as PNG if all went well."""
+    fontManager.ttflist.clear()  # of this machine, from a file in the user's home
+    for name in FONTS:
+        fontManager.addfont(Path(mpl.get_data_path(), "fonts/ttf", name))
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
