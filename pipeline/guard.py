@@ -198,33 +198,35 @@ def verify(paths: list[Path]) -> None:
     """
     expected, by_hand, params = recorded(), recorded_by_hand(), read_values(PARAMS_FILE)
     for path in map(str, paths):
-        if path not in expected:
-            continue
-        number, values = expected[path]
-        made = [(number, values)]
+        made = [expected[path]] if path in expected else []
+        number, values, before = by_hand.get(path, ("", {}, None))
         # What was written by hand counts until dvc.lock records something newer.
-        if path in by_hand and by_hand[path][1] == number:
-            made.append((by_hand[path][0], by_hand[path][2]))
+        if before == (made[0][0] if made else ""):
+            made.append((number, values))
+        if not made:
+            continue
         got = md5(Path(path))
-        if not (same := [values for of, values in made if of == got]):
+        if not (same := [values for number, values in made if number == got]):
             raise ValueError(
-                f"{path}: damaged: expected MD5 {number} (dvc.lock), got {got}; "
+                f"{path}: damaged: expected MD5 {made[0][0]} (dvc.lock), got {got}; "
                 f"`make heal` removes what is damaged, in DVC's cache too, and makes it again"
             )
-        others = [[key for key in it if it[key] != take(params, key)] for it in same]
-        if all(others):
-            key = others[0][0]
-            differing = first_difference(key, same[0][key], take(params, key))
-            raise ValueError(f"{path}: made with another {differing}; `make` makes it anew")
+        now = {key: take(params, key) for key in same[-1]}
+        if now not in same:
+            key, old, new = first_difference("", same[-1], now)
+            raise ValueError(
+                f"{path}: made with {key} {GIVEN.repr(old)}, and {PARAMS_FILE} has "
+                f"{GIVEN.repr(new)}; `make` makes it anew"
+            )
 
 
-def first_difference(key: str, before: Any, now: Any) -> str:
-    """Name the first key below `key` whose value differs, and both values."""
+def first_difference(key: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    """Find the first key below `key` whose value differs: its name, and both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in [*before, *now]:
-            if before.get(name) != now.get(name):
-                return first_difference(f"{key}.{name}", before.get(name), now.get(name))
-    return f"{key}: {GIVEN.repr(before)}, and {PARAMS_FILE} has {GIVEN.repr(now)}"
+            if (old := before.get(name)) != (new := now.get(name)):
+                return first_difference(f"{key}.{name}".lstrip("."), old, new)
+    return key, before, now
 
 
 def recorded() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -248,7 +250,7 @@ def record(stage: Stage) -> None:
     expected, params = recorded(), read_values(PARAMS_FILE)
     values = {section: take(params, section) for section in stage.sections}
     written = {
-        str(path): [md5(path), expected.get(str(path), ("", {}))[0], values]
+        str(path): [md5(path), values, expected.get(str(path), ("", {}))[0]]
         for path in stage.outs
         if path.is_file()
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from dvc.utils.serialize import load_yaml, parse_yaml
 
 from checks.common import git
-from pipeline.guard import LOCK, take
+from pipeline.guard import LOCK, first_difference, take
 from pipeline.params import PARAMS_FILE, Train
 from tasks.presets import layers, overlay
 
@@ -32,9 +32,11 @@ def check_experiment(root: Path, ref: str, preset: Path) -> None:
     name = ref.rpartition("/")[2]
     remedy = f"`make recipe NAME={preset.stem}` runs it anew"
     for stage, entry in found.items():
-        for key, value in entry.get("params", {}).get(str(PARAMS_FILE), {}).items():
-            if take(values, key) != value:
-                raise ValueError(f"experiment {name}: {key} is not what {preset} says; {remedy}")
+        used = entry.get("params", {}).get(str(PARAMS_FILE), {})
+        wanted = {key: take(values, key) for key in used}
+        if used != wanted:
+            key, old, new = first_difference("", used, wanted)
+            raise ValueError(f"experiment {name}: {key} {old}, and {preset} has {new}; {remedy}")
         if code(entry) != code(ours.get(stage, {})):
             raise ValueError(f"experiment {name}: stage {stage} had other code; {remedy}")
         for out in entry.get("outs", []):
