@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,38 +31,41 @@ ALLOWED = {
     *("COLUMNS", "LANG", "LANGUAGE", "LINES", "NO_COLOR", "TERM"),
     *("CI", "VIRTUAL_ENV"),
     # Other workers (docs/workers.md), and which GPU, where train.device asks for one.
-    *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TF_CONFIG"),
+    *("CUDA_VISIBLE_DEVICES", "TF_CONFIG"),
 }
+GPU_LIBRARIES = "LD_LIBRARY_PATH"  # where a GPU's may lie, and another C library, too
 PIN = re.compile(r"^([\w.-]+)==([^\s;]+)", re.MULTILINE)  # of a lock file
 ALLOWED_PREFIXES = ("DVC_", "FASHION_MLP_", "LC_")
 
 
-def clean(environment: Mapping[str, str]) -> dict[str, str]:
+def clean(environment: Mapping[str, str], gpu: bool) -> dict[str, str]:
     """Take the variables that may pass, and settle what libraries would read from the user's home.
 
     Args:
         environment: as os.environ.
+        gpu: whether one is asked for.
     """
     passed = {
         key: value
         for key, value in environment.items()
-        if key in ALLOWED or key.startswith(ALLOWED_PREFIXES)
+        if key in ALLOWED or key.startswith(ALLOWED_PREFIXES) or (gpu and key == GPU_LIBRARIES)
     }
     return passed | {"KERAS_HOME": str(ROOT / ".run/keras")}  # not ~/.keras/keras.json
 
 
-def enter_clean(module: str) -> None:
+def enter_clean(module: str, gpu: Callable[[], bool]) -> None:
     """Start this process anew in a clean environment, unless that was done.
 
     Isolated (-I), so that Python itself looks neither in this folder nor at the user's packages.
 
     Args:
         module: that is being run by `python -m`.
+        gpu: tells whether train.device asks for one.
     """
     if os.environ.get(MARK) == str(os.getpid()):
         return
     forget_bytecode()
-    environment = clean(os.environ) | {MARK: str(os.getpid())}  # which execve keeps
+    environment = clean(os.environ, gpu()) | {MARK: str(os.getpid())}  # which execve keeps
     options = ["-I", "-X", "utf8", "-c", START]
     command = [sys.executable, *options, str(ROOT), "-m", module, *sys.argv[1:]]
     os.execve(sys.executable, command, environment)

@@ -10,9 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 
+from checks.sandbox import edited
 from pipeline.environment import ROOT
 from tests import processes
+from tests.conftest import paper_values
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
@@ -71,6 +74,16 @@ def test_run_hands_a_stage_no_variable_that_it_does_not_know(tmp_path: Path) -> 
         tmp_path, f"print(*(name for name in {list(given)} if name in os.environ))", **given
     )
     assert (result.returncode, result.stdout) == (0, "FASHION_MLP_X TF_CONFIG\n")
+
+
+@pytest.mark.parametrize(("device", "shown"), [("cpu", "None"), ("gpu", "/opt/cuda")])
+def test_a_stage_sees_other_libraries_of_the_system_for_a_gpu_alone(
+    device: str, shown: str, tmp_path: Path
+) -> None:
+    values = edited(paper_values(), {"train.device": device})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True))
+    body = "print(os.environ.get('LD_LIBRARY_PATH'))"
+    assert run(tmp_path, body, LD_LIBRARY_PATH="/opt/cuda").stdout == f"{shown}\n"
 
 
 def test_no_file_of_the_folder_hides_a_librarys_from_a_stage(tmp_path: Path) -> None:
