@@ -216,6 +216,7 @@ class Train(Section):
     epochs: Annotated[Int, Field(ge=1)] = 100
     standardize: bool = False
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
+    importance_sampling: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     random_flip: bool = False
     random_affine: Annotated[Float, Field(ge=0, le=1000)] = 0.0
     random_elastic: Annotated[Float, Field(ge=0, le=1000)] = 0.0

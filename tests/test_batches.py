@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -18,14 +19,14 @@ def test_shuffled_batches_take_each_image_once_an_epoch(
 ) -> None:
     from fashion_mlp.training.batches import shuffled_batches, steps_per_epoch
 
-    blocks = list(shuffled_batches(images, batch_size, steps, seed, 0))
+    blocks = list(shuffled_batches(np.ones(images), batch_size, steps, seed, 0))
     rows = [row for block in blocks for row in block]
     assert all(block.dtype == np.int32 and len(block) <= steps for block in blocks)
     assert len(rows) == steps_per_epoch(images, batch_size)
     assert {len(row) for row in rows[:-1]} <= {batch_size}
     order = np.concatenate(rows).tolist()
     assert sorted(order) == list(range(images))
-    another = shuffled_batches(images, batch_size, steps % 9 + 1, seed, 0)
+    another = shuffled_batches(np.ones(images), batch_size, steps % 9 + 1, seed, 0)
     assert [number for block in another for number in block.ravel().tolist()] == order
 
 
@@ -33,9 +34,35 @@ def test_shuffled_batches_are_others_in_another_epoch_and_with_another_seed() ->
     from fashion_mlp.training.batches import shuffled_batches
 
     orders = {
-        next(shuffled_batches(1000, 1000, 1, *of)).tobytes() for of in ((1, 0), (1, 1), (2, 0))
+        next(shuffled_batches(np.ones(1000), 1000, 1, *of)).tobytes()
+        for of in ((1, 0), (1, 1), (2, 0))
     }
     assert len(orders) == 3
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 1, width=32)), SEEDS)
+def test_shuffled_batches_take_an_image_as_often_as_its_rate_says(
+    errors: np.ndarray, seed: int
+) -> None:
+    from fashion_mlp.training.batches import sampling_rates, shuffled_batches
+
+    rates = sampling_rates(errors, 0.75)
+    assert rates.min() >= 0.25 - 1e-9
+    assert rates.mean() == pytest.approx(1)
+    counts = np.zeros(len(errors))
+    for block in shuffled_batches(rates, 7, 3, seed, 0):
+        np.add.at(counts, block.ravel(), 1)
+    assert counts.sum() == len(errors)
+    assert (np.abs(counts - rates) < 1 + 1e-9).all()
+
+
+def test_sampling_rates_are_in_proportion_to_the_errors_but_for_a_share() -> None:
+    from fashion_mlp.training.batches import sampling_rates
+
+    errors = np.array([0, 0.1, 0.3, 0.4], np.float32)
+    assert sampling_rates(errors, 0.5) == pytest.approx([0.5, 0.75, 1.25, 1.5])
+    assert sampling_rates(errors, 0).tolist() == [1, 1, 1, 1]
+    assert sampling_rates(errors * 0, 0.5).tolist() == [1, 1, 1, 1]
 
 
 @given(st.integers(0, 60), st.integers(1, 9))

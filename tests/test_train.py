@@ -78,8 +78,9 @@ def batches(params: Train, split: Split) -> Iterator[np.ndarray]:
     """Yield the image numbers of each batch of the training, in order."""
     from fashion_mlp.training.batches import shuffled_batches
 
+    once = np.ones(len(split.images))
     for epoch in range(params.epochs):
-        for block in shuffled_batches(len(split.images), params.batch_size, 1, params.seed, epoch):
+        for block in shuffled_batches(once, params.batch_size, 1, params.seed, epoch):
             yield block[0]
 
 
@@ -181,9 +182,9 @@ def test_fit_gives_the_same_bits_whatever_concerns_the_speed_alone(
 
     traced, real = [], loop.TrainingStep._run
 
-    def counting(self: Any, *tensors: Any) -> None:
+    def counting(self: Any, *tensors: Any) -> Any:
         traced.append(tensors)
-        real(self, *tensors)
+        return real(self, *tensors)
 
     monkeypatch.setattr(loop.TrainingStep, "_run", counting)
     for steps in (1, 100):
@@ -191,6 +192,26 @@ def test_fit_gives_the_same_bits_whatever_concerns_the_speed_alone(
     assert len(traced) == 2  # once a training
     monkeypatch.setattr(loop, "memory_limit", lambda: split.images.nbytes)  # read from the file
     assert bits(fit(settings(), split)[0]) == bits(paper)
+
+
+def test_importance_sampling_logs_what_all_images_give(split: Split) -> None:
+    """Thirty epochs with weights that stand still: wrong images come more often, and weigh less."""
+    from fashion_mlp.training.layers import trained_layers
+    from fashion_mlp.training.loop import prepare
+
+    params = settings(importance_sampling=0.9)
+    step = prepare(params, split, SHAPE, None)
+    for epoch in range(10):
+        step.run_epoch(split, params, epoch)
+    step.optimizer.learning_rate = 0.0
+    logs = [step.run_epoch(split, params, epoch) for epoch in range(10, 40)]
+    predicted = forward(trained_layers(step.model), split.images)
+    right = predicted.argmax(axis=1) == split.labels.argmax(axis=1)
+    losses = -np.log((predicted * split.labels).sum(axis=1))
+    for key, values in {"accuracy": right, "loss": losses}.items():
+        drawn = [log[key] for log in logs]
+        assert len(set(drawn)) > 1
+        assert np.mean(drawn) == pytest.approx(values.mean(), abs=0.01)
 
 
 def test_fit_in_bfloat16_ends_near_float32(paper: Any, split: Split) -> None:
@@ -213,7 +234,7 @@ def test_dropout_drops_a_share_keeps_the_mean_and_is_drawn_in_parts_as_in_the_wh
     one, eye = np.ones(units), np.eye(units)
     model.set_weights([np.zeros((1, units)), one, eye * 0, one, eye, one * 0])
     nothing = Augmentation(1, (1, 1), False, 0.0, 0.0, 0.0)
-    step = TrainingStep(model, None, Train(seed=1, dropout=0.3), nothing, None)
+    step = TrainingStep(model, None, Train(seed=1, dropout=0.3), nothing, None, 41)
 
     def drawn(number: int, workers: int = 1) -> np.ndarray:
         parts = [Part.of(41, worker, workers) for worker in range(workers)]

@@ -35,23 +35,55 @@ class Part(NamedTuple):
 
 
 def shuffled_batches(
-    images: int, batch_size: int, steps_per_execution: int, seed: int, epoch: int
+    rates: np.ndarray, batch_size: int, steps_per_execution: int, seed: int, epoch: int
 ) -> Iterator[np.ndarray]:
-    """Yield the image numbers of an epoch: each image once, in an order of the epoch's own.
+    """Yield the image numbers of an epoch, in an order of the epoch's own.
 
     Each block has `steps_per_execution` full batches; the last of them may have fewer, and an
     incomplete last batch is a block of its own.
 
+    Args:
+        rates: how often each image is to be seen, on average, float64 (n,); their mean is 1.
+        batch_size: images in a batch.
+        steps_per_execution: batches in a block.
+        seed: of the training.
+        epoch: numbered from 0.
+
     Yields:
         int32 (batches, batch size).
     """
-    order = np.random.default_rng([seed, epoch]).permutation(images).astype(np.int32)
+    random = np.random.default_rng([seed, epoch])
+    images = len(rates)
+    order = random.permutation(images).astype(np.int32)
+    if (rates != 1).any():
+        # Systematic sampling: an image is seen its rate's number of times, rounded up or down.
+        last = np.floor(np.cumsum(rates[order]) + random.random())
+        last[-1] = images
+        order = random.permutation(np.repeat(order, np.diff(last, prepend=0).astype(int)))
     full = images // batch_size * batch_size
     batches = order[:full].reshape(-1, batch_size)
     for first in range(0, len(batches), steps_per_execution):
         yield batches[first : first + steps_per_execution]
     if full < images:
         yield order[np.newaxis, full:]
+
+
+def sampling_rates(errors: np.ndarray, share: float) -> np.ndarray:
+    """Say how often an epoch is to see each image: more often where the network is wrong.
+
+    Importance sampling: an image's gradient is about as long as its error is large
+    (Katharopoulos and Fleuret, "Not All Samples Are Created Equal", ICML 2018).
+
+    Args:
+        errors: what each image's right class lacks to probability 1, float32 (n,).
+        share: of the epoch that goes by the errors; the rest takes each image as often.
+
+    Returns:
+        float64 (n,), whose mean is 1.
+    """
+    errors = errors.astype(float)
+    total = np.cumsum(errors)[-1]  # one after the other: the same bits on every processor
+    return (1 - share) + share * (errors * (len(errors) / total)) if total else np.ones(len(errors))
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

@@ -22,7 +22,13 @@ import tensorflow as tf
 from fashion_mlp.data.arrays import Split
 from fashion_mlp.network.model import Layer, build_network, mean_loss, predict, set_layers
 from fashion_mlp.training.augmentation import DROPOUT, Augmentation
-from fashion_mlp.training.batches import Draws, Part, shuffled_batches, steps_per_epoch
+from fashion_mlp.training.batches import (
+    Draws,
+    Part,
+    sampling_rates,
+    shuffled_batches,
+    steps_per_epoch,
+)
 from fashion_mlp.training.layers import (
     PortableDense,
     build_training_model,
@@ -76,7 +82,7 @@ def fit(
     step = prepare(params, split, image_shape, workers)
     model, optimizer = step.model, step.optimizer
     network = build_network(*network_shape(params, split))
-    variables = [*model.trainable_variables, *optimizer.variables]
+    variables = [*model.trainable_variables, *optimizer.variables, step.errors]
     history: History = {}
     if checkpoint:
         history = {key: list(values) for key, values in checkpoint.history.items()}
@@ -133,7 +139,7 @@ def prepare(
         params.random_elastic,
         params.mixup,
     )
-    return TrainingStep(model, optimizer, params, augmentation, workers)
+    return TrainingStep(model, optimizer, params, augmentation, workers, len(split.images))
 
 
 def check_finite(loss: float, layers: Sequence[Layer], epoch: int) -> None:
@@ -157,8 +163,9 @@ class TrainingStep:
         params: Train,
         augmentation: Augmentation,
         workers: Workers | None,
+        images: int,
     ) -> None:
-        """Train `model`, see `build_training_model`, with a built optimizer."""
+        """Train `model`, see `build_training_model`, with a built optimizer, on so many images."""
         self.model = model
         self.optimizer = optimizer
         self.augmentation = augmentation
@@ -166,8 +173,11 @@ class TrainingStep:
         self.loss = keras.losses.get(params.loss)  # a value for each image
         self.dropout = params.dropout
         self.label_smoothing = params.label_smoothing
+        self.importance_sampling = params.importance_sampling
         self.draws = [Draws(params.seed, DROPOUT + number) for number in range(len(model.layers))]
         self.sums = tf.Variable(tf.zeros(2))  # of the epoch: loss times images, right answers
+        # Of each image, what its right class's probability lacks to 1; before the first epoch, all.
+        self.errors = tf.Variable(tf.ones(images))
         compiled = workers is None  # what workers exchange can't be compiled by XLA
         self.run = tf.function(self._run, jit_compile=compiled)
         self.differentiate, self.apply = self._differentiate, self._apply
@@ -182,38 +192,63 @@ class TrainingStep:
         if resident and not hasattr(self, "resident"):
             self.resident = Split(*map(tf.constant, split))
         self.sums.assign(tf.zeros(2))
-        step = epoch * steps_per_epoch(count, params.batch_size)
-        batching = (count, params.batch_size, params.steps_per_execution)
+        errors = self.errors.numpy()
+        rates = sampling_rates(errors, self.importance_sampling)
+        step, weight = epoch * steps_per_epoch(count, params.batch_size), 0.0
+        batching = (rates, params.batch_size, params.steps_per_execution)
         for batches in shuffled_batches(*batching, params.seed, epoch):
             data, numbers = (self.resident, batches) if resident else read_batches(split, batches)
+            weights = (1 / rates[batches]).astype(np.float32)
             try:
-                self.run(*data, tf.constant(numbers), tf.constant(step, tf.int64))
+                found = self.run(
+                    *data, tf.constant(numbers), tf.constant(weights), tf.constant(step, tf.int64)
+                )
             except tf.errors.ResourceExhaustedError:
                 raise MemoryError("lower train.batch_size or train.steps_per_execution") from None
-            step += len(batches)
+            if self.importance_sampling:
+                found = self.workers.sum([found])[0] if self.workers else found
+                errors[batches] = found.numpy()
+            step, weight = step + len(batches), weight + weights.sum(dtype=float)
+        self.errors.assign(errors)
         sums = self.workers.sum([self.sums])[0] if self.workers else self.sums
-        loss, accuracy = sums.numpy() / np.float32(count)
+        loss, accuracy = sums.numpy() / np.float32(weight)
         return {"loss": float(loss), "accuracy": float(accuracy)}
 
     def _run(
-        self, images: tf.Tensor, labels: tf.Tensor, batches: tf.Tensor, first_step: tf.Tensor
-    ) -> None:
-        """Take a step for each batch of image numbers, int32 (batches, batch size)."""
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        batches: tf.Tensor,
+        weights: tf.Tensor,
+        first_step: tf.Tensor,
+    ) -> tf.Tensor:
+        """Take a step for each batch of image numbers, int32 (batches, batch size).
 
-        def one_batch(row: tf.Tensor) -> tuple[tf.Tensor]:
+        Returns:
+            Each image's error, float32 (batches, batch size), 0 where other workers have it.
+        """
+
+        def one_batch(row: tf.Tensor, errors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             step = first_step + tf.cast(row, tf.int64)
-            gradients = self.differentiate(images, labels, batches[row], step)
+            batch = (batches[row], weights[row])
+            gradients, found = self.differentiate(images, labels, *batch, step)
             if self.workers:
                 gradients = self.workers.sum(gradients)
             self.apply(gradients)
-            return (row + 1,)
+            return row + 1, tf.tensor_scatter_nd_update(errors, [[row]], [found])
 
-        tf.while_loop(lambda row: row < batches.shape[0], one_batch, (tf.constant(0),))
+        first = (tf.constant(0), tf.zeros(batches.shape))
+        return tf.while_loop(lambda row, _: row < batches.shape[0], one_batch, first)[1]
 
     def _differentiate(
-        self, images: tf.Tensor, labels: tf.Tensor, batch: tf.Tensor, step: tf.Tensor
-    ) -> list[tf.Tensor]:
-        """Compute this worker's part of the gradients of the mean loss of a batch."""
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        batch: tf.Tensor,
+        weights: tf.Tensor,
+        step: tf.Tensor,
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Compute this worker's part of the gradients of a batch's mean loss, and of its errors."""
         size = batch.shape[0]
         part = Part.of(
             size, *((self.workers.number, self.workers.count) if self.workers else (0, 1))
@@ -223,15 +258,21 @@ class TrainingStep:
             batch = tf.gather(batch, places)
         images, labels = tf.gather(images, batch), tf.gather(labels, batch)
         images, labels = self.augmentation(images, labels, step, part)
+        weights = weights[part.first : part.last]
         if smooth := self.label_smoothing:
             labels = (1 - smooth) * labels + smooth / labels.shape[1]
         with tf.GradientTape() as tape:
             probabilities = self.forward(images, step, part)
-            loss = tf.reduce_sum(self.loss(labels, probabilities)) / size
+            losses = self.loss(labels, probabilities)
+            losses = losses * weights if self.importance_sampling else losses
+            loss = tf.reduce_sum(losses) / size
             scaled = self.optimizer.scale_loss(loss)  # by `loss_scale_factor`; `apply` undoes it
-        right = keras.metrics.categorical_accuracy(labels, probabilities)
-        self.sums.assign_add(tf.stack([loss * size, tf.reduce_sum(tf.cast(right, tf.float32))]))
-        return tape.gradient(scaled, self.model.trainable_variables)
+        right = tf.cast(keras.metrics.categorical_accuracy(labels, probabilities), tf.float32)
+        right = right * weights if self.importance_sampling else right
+        self.sums.assign_add(tf.stack([loss * size, tf.reduce_sum(right)]))
+        errors = 1 - tf.reduce_sum(labels * probabilities, axis=1)
+        errors = tf.pad(errors, [[part.first, size - part.last]])
+        return tape.gradient(scaled, self.model.trainable_variables), errors
 
     def forward(self, images: tf.Tensor, step: tf.Tensor, part: Part) -> tf.Tensor:
         """Map float32 (n, pixels) to (n, classes), dropping hidden units where that is asked for.
