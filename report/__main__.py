@@ -26,6 +26,7 @@ import yaml
 from dvc.utils.flatten import flatten
 from tabulate import tabulate
 
+from consumers.runtimes import MODELS, graph_hash
 from fashion_mlp.formats import write_text
 from fashion_mlp.pictures import paper
 from pipeline.files import md5
@@ -116,7 +117,7 @@ def build(root: Path) -> str:
         examples=record_table(examples),
         data=data_tables(files, lock),
         export=table(proof, ("check", "value")),
-        runtimes=runtimes(root / CONFORMANCE, lock),
+        runtimes=runtimes(root),
         params=escape(
             yaml.safe_dump(params, allow_unicode=True, sort_keys=False, default_flow_style=None)
         ),
@@ -267,12 +268,12 @@ def data_tables(files: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
     )
 
 
-def runtimes(path: Path, lock: Mapping[str, Any]) -> str:
-    """Format how other runtimes compare, if that has been measured with this run's models."""
+def runtimes(root: Path) -> str:
+    """Format how other runtimes compare, if that has been measured with these models."""
+    path = root / CONFORMANCE
     values, parts = read(path, json.loads) if path.exists() else {}, []
-    outputs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", [])}
-    models = values.pop("models", {})
-    if not models or any(outputs.get(name) != number for name, number in models.items()):
+    here = {file: root / model for file, model in MODELS.items() if (root / model).exists()}
+    if values.pop("models", None) != {file: graph_hash(model) for file, model in here.items()}:
         return (
             "<p>Not run with these models: <code>make conformance</code> runs them in other "
             "runtimes.</p>"
