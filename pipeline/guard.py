@@ -8,7 +8,6 @@ recorded as if it had been used (DVC's issue 11058). Both would be silent, so st
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import resource
 import signal
@@ -21,19 +20,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from ruamel.yaml import YAML
 
 from pipeline.environment import other_versions
-from pipeline.files import md5, replacing
-from pipeline.params import GIVEN, PARAMS_FILE
+from pipeline.files import md5
+from pipeline.params import PARAMS_FILE
+from pipeline.records import BY_HAND, STATE, record, take, verify
 
 PIPELINE = Path("dvc.yaml")
-LOCK = Path("dvc.lock")
-# What a run leaves for the next one, and nobody else: not DVC's, not git's.
-STATE = Path(".run")
 ALONE = STATE / "lock"
 CHECKPOINT = STATE / "checkpoint"
-BY_HAND = STATE / "by_hand.json"  # what stages wrote that DVC did not start
 FIRST_YEAR, LAST_YEAR = 1980, 2107  # of a ZIP file's dates
 ADDRESSES = 3_000_000_000  # bytes; on two cores 2.7e9 were too few, and 3.4e9 enough
 ORPHAN_SECONDS = 0.5  # between looks at whether DVC still lives
@@ -92,7 +87,7 @@ def guarded(name: str) -> Iterator[list[Path]]:
                 f"`make` runs it with what is there now"
             )
         if "DVC_STAGE" not in os.environ:
-            record(stage)
+            record(stage.outs, stage.sections)
 
 
 def read_stage(name: str, pipeline: Path = PIPELINE) -> Stage | None:
@@ -185,99 +180,6 @@ def sweep(outs: list[Path]) -> None:
     for out in outs:
         for left_over in out.parent.glob(f".{out.stem}.tmp.*"):
             left_over.unlink(missing_ok=True)
-
-
-def verify(paths: list[Path]) -> None:
-    """Compare files with what dvc.lock has of the stage that wrote each: its MD5, its parameters.
-
-    Or with what a stage that was run by hand wrote since: `python -m stages.preprocess`.
-
-    Raises:
-        ValueError: names the first that differs, and the command that heals.
-        OSError: a file can't be read.
-    """
-    expected, by_hand, params = recorded(), recorded_by_hand(), read_values(PARAMS_FILE)
-    for path in map(str, paths):
-        made = [expected[path]] if path in expected else []
-        number, values, before = by_hand.get(path, ("", {}, None))
-        # What was written by hand counts until dvc.lock records something newer.
-        if before == (made[0][0] if made else ""):
-            made.append((number, values))
-        if not made:
-            continue
-        got = md5(Path(path))
-        if not (same := [values for number, values in made if number == got]):
-            raise ValueError(
-                f"{path}: damaged: expected MD5 {made[0][0]} (dvc.lock), got {got}; "
-                f"`make heal` removes what is damaged, in DVC's cache too, and makes it again"
-            )
-        now = {key: take(params, key) for key in same[-1]}
-        if now not in same:
-            key, old, new = first_difference("", same[-1], now)
-            raise ValueError(
-                f"{path}: made with {key} {GIVEN.repr(old)}, and {PARAMS_FILE} has "
-                f"{GIVEN.repr(new)}; `make` makes it anew"
-            )
-
-
-def first_difference(key: str, before: Any, now: Any) -> tuple[str, Any, Any]:
-    """Find the first key below `key` whose value differs: its name, and both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in [*before, *now]:
-            if (old := before.get(name)) != (new := now.get(name)):
-                return first_difference(f"{key}.{name}".lstrip("."), old, new)
-    return key, before, now
-
-
-def recorded() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Read from dvc.lock, by path, the MD5 of each file that a stage wrote, and its parameters.
-
-    Not of folders.
-    """
-    if not LOCK.exists():
-        return {}
-    stages = (read_values(LOCK) or {}).get("stages", {})
-    return {
-        out["path"]: (out["md5"], stage.get("params", {}).get(str(PARAMS_FILE), {}))
-        for stage in stages.values()
-        for out in stage.get("outs", [])
-        if "md5" in out and not out["md5"].endswith(".dir")
-    }
-
-
-def record(stage: Stage) -> None:
-    """Note what a stage wrote that DVC did not start: MD5, that in dvc.lock, and parameters."""
-    expected, params = recorded(), read_values(PARAMS_FILE)
-    values = {section: take(params, section) for section in stage.sections}
-    written = {
-        str(path): [md5(path), values, expected.get(str(path), ("", {}))[0]]
-        for path in stage.outs
-        if path.is_file()
-    }
-    known = recorded_by_hand() | written
-    with replacing(BY_HAND) as temporary:
-        temporary.write_text(json.dumps(known), encoding="utf-8")
-
-
-def recorded_by_hand() -> dict[str, list[Any]]:
-    """Read what `record` noted."""
-    try:
-        known = json.loads(BY_HAND.read_text(encoding="utf-8"))
-        return {path: entry for path, entry in known.items() if len(entry) == 3}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
-
-
-def read_values(path: Path) -> Any:
-    """Read a YAML file as DVC does, to which `1e-05` is a number."""
-    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-
-
-def take(params: Any, section: str) -> Any:
-    """Take a section of params.yaml, dotted where a part of one is meant; None: there is none."""
-    for key in section.split("."):
-        params = params.get(key) if isinstance(params, dict) else None
-    return params
 
 
 def used(stage: Stage) -> dict[str, Any]:

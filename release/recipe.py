@@ -8,8 +8,8 @@ from pathlib import Path
 from dvc.utils.serialize import load_yaml, parse_yaml
 
 from checks.common import git
-from pipeline.guard import LOCK, first_difference, take
 from pipeline.params import PARAMS_FILE, Train
+from pipeline.records import LOCK, first_difference, take
 from tasks.presets import layers, overlay
 
 

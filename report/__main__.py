@@ -30,7 +30,7 @@ from consumers.runtimes import MODELS, graph_hash
 from fashion_mlp.formats import write_text
 from fashion_mlp.pictures import paper
 from pipeline.files import md5
-from pipeline.guard import recorded
+from pipeline.records import recorded
 
 PAGE = Path(__file__).with_name("page.html")
 REPORT = Path("report.html")
