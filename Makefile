@@ -4,7 +4,7 @@
 
 TASK := sh tasks/start.sh
 TARGETS := help repro recipe seeds dataset heal report watch sweep-picture test test-web test-consumers \
-	test-workers page release verify-release lint format lock check-repro check-portable \
+	page release verify-release lint format lock check-repro check-portable \
 	check-workers check-lock check-sharing check-prove gate mutations torture bench conformance \
 	conformance-tools push pull clean
 UNKNOWN := $(filter-out $(TARGETS) Makefile,$(MAKECMDGOALS))
@@ -20,14 +20,13 @@ override SHAPE := $(value SHAPE)
 override SEED := $(value SEED)
 override SEEDS := $(value SEEDS)
 override REV := $(value REV)
-override METRIC := $(value METRIC)
 override UPGRADE := $(value UPGRADE)
 override PYTHON := $(value PYTHON)
 override CHROMIUM := $(value CHROMIUM)
 override DIR := $(value DIR)
 override KEY := $(value KEY)
 override PORT := $(value PORT)
-export DIR KEY PORT NAME FOLDER PLAIN SHAPE SEED SEEDS REV METRIC UPGRADE PYTHON CHROMIUM MAKECMDGOALS
+export DIR KEY PORT NAME FOLDER PLAIN SHAPE SEED SEEDS REV UPGRADE PYTHON CHROMIUM MAKECMDGOALS
 # Options that a shell would take from its user's: noclobber, noexec.
 unexport SHELLOPTS BASHOPTS BASH_ENV ENV CDPATH
 
@@ -55,8 +54,8 @@ report: repro  ## write report.html: the last run in one file, to look at and to
 watch:  ## show the curves of a training run as it goes, in a browser; PORT=8001
 	@$(TASK) run python -m report.live @PORT
 
-sweep-picture:  ## draw this commit's experiments to docs/sweep.png; METRIC=validation_loss: another metric
-	@$(TASK) run python -m report.sweep @METRIC
+sweep-picture:  ## draw this commit's experiments to docs/sweep.png
+	@$(TASK) run python -m report.sweep
 
 test:  ## run the tests (5 minutes)
 	@$(TASK) run python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -88,8 +87,8 @@ check-repro:  ## clone HEAD, run everything from nothing, compare every committe
 check-portable:  ## train under other threads, libraries and emulated processors: same bits?
 	@$(TASK) run python -m checks.portable
 
-check-workers:  ## train with several workers, kill some: the same losses and weights? (2 minutes)
-	@$(TASK) run python -m checks.workers
+check-workers:  ## train with several workers, kill some: the same losses and weights? (3 minutes)
+	@$(TASK) run python -m pytest -m workers tests/test_workers.py
 
 mutations: repro  ## break the ONNX model in a thousand ways: does the proof notice each? (4 to 10 minutes)
 	@$(TASK) run python -m checks.mutations
@@ -114,9 +113,6 @@ conformance:  ## run the model in every runtime on every test image, against Ker
 
 test-consumers:  ## run the snippets of consumers/README.md as printed
 	@$(TASK) run --with consumers python -m pytest -m consumers tests/test_consumers.py
-
-test-workers:  ## train with two workers, lose one, refuse what does not fit (1 minute)
-	@$(TASK) run python -m pytest -m workers tests/test_workers.py
 
 conformance-tools:  ## install as root, on Debian or Ubuntu, what conformance needs
 	@$(TASK) apt gcc=gcc,libc6-dev node=nodejs npm=npm chromium=chromium \

@@ -56,22 +56,6 @@ class Form(NamedTuple):
     usual: bool = True  # whether the usual check makes sense: the exact file is another function
 
 
-def plain_form(model: onnx.ModelProto, kinds: Sequence[Mutation]) -> Form:
-    """Describe the float32 file."""
-    return Form("float32", model, PLAIN, kinds)
-
-
-def uint8_form(model: onnx.ModelProto, kinds: Sequence[Mutation], plain: onnx.ModelProto) -> Form:
-    """Describe the file that takes bytes; `plain` is the proven one."""
-    own = [Mutation("/255 as a product with 1/255", 1, division)]
-    return Form("uint8", model, UINT8, [*kinds, *own], Candidate(plain, plain))
-
-
-def exact_form(model: onnx.ModelProto) -> Form:
-    """Describe the file whose sums can't round."""
-    return Form("exact", model, EXACT, exact_kinds(model), usual=False)
-
-
 def usual_check(
     model: onnx.ModelProto, form: Form, evidence: Evidence, rng: np.random.Generator
 ) -> bool:
@@ -143,7 +127,8 @@ def train_others(
     from fashion_mlp.training.loop import fit
 
     short = params.train.model_copy(update={"epochs": HEALTHY_EPOCHS})
-    pixels, classes, nothing = params.dataset.pixels, params.dataset.classes, Split(*no_rows(train))
+    pixels, classes = params.dataset.pixels, params.dataset.classes
+    nothing = Split(train.images[:0], train.labels[:0])
     others, alarms = [], []
     with progress("healthy models", STALE, "models") as bar:
         for seed in range(short.seed + 1, short.seed + 1 + STALE):
@@ -163,11 +148,6 @@ def train_others(
     return others, alarms
 
 
-def no_rows(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Take no row of a split."""
-    return split.images[:0], split.labels[:0]
-
-
 def odd_networks() -> list[str]:
     """Prove networks with zero, equal, denormal and large weights; say why any was refused."""
     alarms = []
@@ -178,21 +158,28 @@ def odd_networks() -> list[str]:
     return alarms
 
 
-def forms(params: Params, evidence: Evidence, others: Sequence[Sequence[np.ndarray]]) -> list[Form]:
-    """Make the files that ship, metadata included, with the ways to break them."""
-    graphs = make_graphs(evidence, params)
-    own: dict[Path, dict[str, str]] = {path: {} for path in graphs}
-    files = described(graphs, params, own).values()
-    plain, uint8, exact = map(onnx.load_from_string, files)
-    shape = params.dataset.image_shape
+def forms(
+    files: Sequence[onnx.ModelProto],
+    image_shape: tuple[int, int],
+    others: Sequence[Sequence[np.ndarray]],
+) -> list[Form]:
+    """List the ways to break each of the files that ship.
+
+    Args:
+        files: float32, uint8 and exact, as written.
+        image_shape: height and width.
+        others: weights of other seeds, in the order of the initializers.
+    """
+    plain, uint8, exact = files
     few = [
         kind._replace(models=min(kind.models, FEW))
-        for kind in mutations(uint8, shape, iter(others))
+        for kind in mutations(uint8, image_shape, iter(others))
     ]
+    few.append(Mutation("/255 as a product with 1/255", 1, division))
     return [
-        plain_form(plain, mutations(plain, shape, iter(others))),
-        uint8_form(uint8, few, plain),
-        exact_form(exact),
+        Form("float32", plain, PLAIN, mutations(plain, image_shape, iter(others))),
+        Form("uint8", uint8, UINT8, few, proven=Candidate(plain, plain)),
+        Form("exact", exact, EXACT, exact_kinds(exact), usual=False),
     ]
 
 
@@ -217,7 +204,10 @@ def main() -> int:
     images = {"test": np.asarray(test.images[:TEST_IMAGES])}
     evidence, _ = gather(load_network(MODEL), images, [100])
     unnoticed = []
-    for form in forms(params, evidence, others):
+    graphs = make_graphs(evidence, params)
+    own: dict[Path, dict[str, str]] = {path: {} for path in graphs}
+    files = [*map(onnx.load_from_string, described(graphs, params, own).values())]
+    for form in forms(files, params.dataset.image_shape, others):
         text, missed = run_mutations(form, evidence)
         unnoticed += missed
         print(f"\n{text}", flush=True)

@@ -21,10 +21,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
-from dvc.utils.flatten import flatten
 
 from checks.common import ABSENT, git, processor, table
 from checks.hostile import FOLDER, run_make
@@ -35,47 +34,24 @@ from tasks.runs import CLONE
 COMPUTED = ("metrics/", "models/", "plots/")  # outputs whose bits depend on rounding
 FOLLOWING = {".png": "picture", ".onnx": "model"}  # among them: they differ where a number does
 SHOWN = 10  # differences printed for each file
+REFUSED = "REFUSED"  # a verdict; others are accepted
 
-
-class Difference(NamedTuple):
-    """A value that is not reproduced, and how far a float may be off."""
-
-    key: str
-    committed: Any
-    found: Any
-    allowed: float = 0.0
-
-    @property
-    def accepted(self) -> bool:
-        """Whether both are floats within the tolerance of each other."""
-        values = (self.committed, self.found)
-        if not all(isinstance(value, float) for value in values):
-            return False
-        return abs(self.committed - self.found) <= self.allowed
+Row = tuple[str, Any, Any, str]  # a value that differs: its name, committed, found, the verdict
 
 
 def compare(
     committed: Mapping[str, Any], found: Mapping[str, Any], tolerances: Mapping[str, float]
-) -> list[Difference]:
-    """List the leaves that differ between two nested mappings.
-
-    Args:
-        committed: as in git.
-        found: as reproduced.
-        tolerances: by key; `other` for those not listed.
-    """
-    before, after = flatten(committed), flatten(found)
-    other = tolerances.get("other", 0.0)
-    return [
-        Difference(
-            key,
-            before.get(key, ABSENT),
-            after.get(key, ABSENT),
-            tolerances.get(key, other),
-        )
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, ABSENT) != after.get(key, ABSENT)
-    ]
+) -> list[Row]:
+    """List the values that differ. Floats may, by what `tolerances` say of a key or of `other`."""
+    rows = []
+    for key in sorted(committed.keys() | found.keys()):
+        pair = committed.get(key, ABSENT), found.get(key, ABSENT)
+        if pair[0] != pair[1]:
+            allowed = tolerances.get(key, tolerances.get("other", 0.0))
+            floats = all(isinstance(value, float) for value in pair)
+            near = floats and abs(pair[0] - pair[1]) <= allowed
+            rows.append((key, *pair, f"within {allowed:g}" if near else REFUSED))
+    return rows
 
 
 def read_csv(content: bytes) -> dict[str, Any]:
@@ -93,28 +69,29 @@ def read_lock(content: bytes) -> dict[str, Any]:
     """Read dvc.lock without what follows from outputs that depend on rounding."""
     values: dict[str, Any] = {}
     for name, stage in yaml.safe_load(content)["stages"].items():
+        values |= {f"{name}.{key}": stage.get(key) for key in ("cmd", "params")}
         files = [*stage.get("deps", []), *stage.get("outs", [])]
-        hashes = {f["path"]: f.get("md5") for f in files if not f["path"].startswith(COMPUTED)}
-        values[name] = {"cmd": stage.get("cmd"), "params": stage.get("params"), **hashes}
+        kept = (file for file in files if not file["path"].startswith(COMPUTED))
+        values |= {f"{name}.{file['path']}": file.get("md5") for file in kept}
     return values
 
 
 READERS: dict[str, Callable[[bytes], dict[str, Any]]] = {".json": json.loads, ".csv": read_csv}
 
 
-def compare_file(
-    name: str, committed: bytes, found: bytes, tolerances: Mapping[str, float]
-) -> list[Difference]:
-    """List how a tracked file differs; for dvc.lock, empty if accepted hashes alone do.
-
-    Raises:
-        ValueError: not a file of its kind.
-    """
-    if name == "dvc.lock":
-        return compare(read_lock(committed), read_lock(found), {})
-    if name.startswith(COMPUTED) and (reader := READERS.get(Path(name).suffix)):
-        return compare(reader(committed), reader(found), tolerances)
-    return [Difference("content", f"{len(committed):,} bytes", f"{len(found):,} bytes")]
+def differences(name: str, project: Path, tolerances: Mapping[str, float]) -> list[Row]:
+    """List how a tracked file differs from HEAD; of dvc.lock, none if accepted hashes alone do."""
+    computed, suffix = name.startswith(COMPUTED), Path(name).suffix
+    try:
+        before, now = git("show", f"HEAD:./{name}", folder=project), (project / name).read_bytes()
+        if name == "dvc.lock":
+            return compare(read_lock(before), read_lock(now), {})
+        if computed and (reader := READERS.get(suffix)):
+            return compare(reader(before), reader(now), tolerances)
+    except (OSError, ValueError, AttributeError) as error:
+        return [("", "", "", f"{REFUSED}: {error}")]
+    verdict = FOLLOWING.get(suffix, REFUSED) if computed else REFUSED
+    return [("content", f"{len(before):,} bytes", f"{len(now):,} bytes", verdict)]
 
 
 def judge(project: Path, changed: list[str], tolerances: Mapping[str, float]) -> bool:
@@ -125,33 +102,19 @@ def judge(project: Path, changed: list[str], tolerances: Mapping[str, float]) ->
         changed: tracked files that differ from HEAD, or are new.
         tolerances: `gate.tolerances` of params.yaml.
     """
-    rows: list[tuple[object, ...]] = []
-    good, metric_differs, pictures = True, False, []
-    for name in changed:
-        try:
-            before = git("show", f"HEAD:./{name}", folder=project)
-            found = compare_file(name, before, (project / name).read_bytes(), tolerances)
-        except (OSError, ValueError) as error:
-            rows.append((name, "", "", "", f"REFUSED: {error}"))
-            good = False
-            continue
-        if kind := FOLLOWING.get(Path(name).suffix, "") if name.startswith(COMPUTED) else "":
-            pictures += [name] if kind == "picture" else []
-            rows.append((name, *found[0][:3], kind))
-            continue
-        metric_differs = metric_differs or name.startswith("metrics/")
-        good = good and all(item.accepted for item in found)
-        for item in found[:SHOWN]:
-            verdict = f"within {item.allowed:g}" if item.accepted else "REFUSED"
-            rows.append((name, *item[:3], verdict))
-        if more := found[SHOWN:]:
-            refused = sum(not item.accepted for item in more)
-            rows.append((name, f"{len(more):,} more", "", "", f"{refused:,} REFUSED"))
-    print(table(("file", "value", "committed", "found", "verdict"), rows))
-    if pictures and not metric_differs:
-        print(f"check-repro: REFUSED: {', '.join(pictures)}: no metric differs")
+    found = {name: differences(name, project, tolerances) for name in changed}
+    shown: list[tuple[object, ...]] = []
+    for name, rows in found.items():
+        shown += [(name, *row) for row in rows[:SHOWN]]
+        if more := rows[SHOWN:]:
+            refused = sum(row[-1] == REFUSED for row in more)
+            shown.append((name, f"{len(more):,} more", "", "", f"{refused:,} {REFUSED}"))
+    print(table(("file", "value", "committed", "found", "verdict"), shown))
+    pictures = [name for name, rows in found.items() if rows and rows[0][-1] == "picture"]
+    if pictures and not any(name.startswith("metrics/") for name in changed):
+        print(f"check-repro: {REFUSED}: {', '.join(pictures)}: no metric differs")
         return False
-    return good
+    return not any(row[-1].startswith(REFUSED) for rows in found.values() for row in rows)
 
 
 def changed_files(project: Path) -> list[str]:

@@ -1,8 +1,7 @@
-"""Draw experiments as parallel coordinates: `make sweep-picture`, or `… METRIC=validation_loss`.
+"""Draw experiments as parallel coordinates: `make sweep-picture`.
 
 reads   `dvc exp show --csv`       all experiments of this commit
-writes  docs/sweep.png             an axis for each parameter that differs, and one for the metric
-        sweep-METRIC.png           the same where METRIC is not the default
+writes  docs/sweep.png             an axis for each parameter that differs, and one for METRIC
 
 DVC's own (`dvc exp show --pcp`) is a page that loads its script from the network.
 """
@@ -23,12 +22,11 @@ from fashion_mlp.pictures.style import INK, drawing
 
 METRIC = "validation_accuracy"
 PICTURE = Path("docs/sweep.png")
-LOWER_IS_BETTER = ("loss", "error")  # how the names of such metrics end
 SPREAD = 0.08  # of an axis, over which experiments that share a value are spread
 SECTIONS = ("dataset.", "fetch.", "preprocess.", "train.", "evaluate.", "export.")
 
 
-def read_sweep(text: str, metric: str) -> tuple[list[str], list[dict[str, str]]]:
+def read_sweep(text: str) -> tuple[list[str], list[dict[str, str]]]:
     """Read what `dvc exp show --csv` prints.
 
     Returns:
@@ -38,24 +36,17 @@ def read_sweep(text: str, metric: str) -> tuple[list[str], list[dict[str, str]]]
         ValueError: fewer than two experiments have the metric, or no parameter differs.
     """
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["typ"] != "baseline"]
-    rows = [row for row in rows if row.get(metric)]
+    rows = [row for row in rows if row.get(METRIC)]
     names = list(rows[0]) if rows else []
     differing = [
         name for name in names if name.startswith(SECTIONS) and len({row[name] for row in rows}) > 1
     ]
     if not differing:
         raise ValueError(
-            f"expected at least two experiments with {metric} that differ in a parameter, "
+            f"expected at least two experiments with {METRIC} that differ in a parameter, "
             f"got {len(rows)}; see docs/experiments.md"
         )
     return differing, rows
-
-
-def picture(metric: str) -> Path:
-    """Name the file for a metric; docs/sweep.png, which is committed, is the default metric's."""
-    if metric == METRIC:
-        return PICTURE
-    return Path(f"sweep-{re.sub(r'[^a-z0-9_.]+', '-', metric, flags=re.I)}.png")
 
 
 def positions(values: list[str]) -> tuple[np.ndarray, dict[float, str]]:
@@ -75,18 +66,12 @@ def order(value: str) -> tuple[list[float], str]:
     return [float(number) for number in re.findall(r"\d+\.?\d*(?:e[-+]?\d+)?", value)], value
 
 
-def quality(results: np.ndarray, metric: str) -> np.ndarray:
-    """Scale results (n,) to 0 for the worst and 1 for the best."""
-    scaled = (results - results.min()) / (np.ptp(results) or 1)
-    return 1 - scaled if metric.endswith(LOWER_IS_BETTER) else scaled
-
-
-def draw(path: Path, names: list[str], rows: list[dict[str, str]], metric: str) -> None:
+def draw(path: Path, names: list[str], rows: list[dict[str, str]]) -> None:
     """Draw a line for each experiment, the best on top, darkest, and highest on the last axis."""
-    results = np.array([float(row[metric]) for row in rows])
-    best = quality(results, metric)
-    worst_to_best = np.linspace(results[best.argmin()], results[best.argmax()], 5)
-    ticks = {place / 4: f"{value:.4f}" for place, value in enumerate(worst_to_best)}
+    results = np.array([float(row[METRIC]) for row in rows])
+    best = (results - results.min()) / (np.ptp(results) or 1)
+    values = np.linspace(results.min(), results.max(), 5)
+    ticks = {place / 4: f"{value:.4f}" for place, value in enumerate(values)}
     axes_places = [*(positions([row[name] for row in rows]) for name in names), (best, ticks)]
     with drawing(path, 4.2) as figure:
         axes = figure.subplots()
@@ -103,7 +88,7 @@ def draw(path: Path, names: list[str], rows: list[dict[str, str]], metric: str) 
                     label, (at, place), xytext=(7, 0), textcoords="offset points", va="center",
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
                 )  # fmt: skip
-        labels_below = [".\n".join(name.rsplit(".", 1)) for name in (*names, metric)]
+        labels_below = [".\n".join(name.rsplit(".", 1)) for name in (*names, METRIC)]
         axes.set_xticks(range(len(axes_places)), labels_below)
         axes.set_yticks([])
         axes.set_xlim(-0.1, len(axes_places) - 0.75)
@@ -113,19 +98,17 @@ def draw(path: Path, names: list[str], rows: list[dict[str, str]], metric: str) 
 
 def main() -> int:
     """Ask DVC, draw, and report what was drawn."""
-    metric = sys.argv[1] if len(sys.argv) > 1 else METRIC
     command = ["dvc", "exp", "show", "--csv", "--no-pager"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         if shown.returncode != 0:
             raise ValueError(f"dvc exp show failed: {shown.stderr.strip()}")
-        names, rows = read_sweep(shown.stdout, metric)
+        names, rows = read_sweep(shown.stdout)
     except ValueError as error:
         print(f"sweep-picture: error: {error}", file=sys.stderr)
         return 1
-    path = picture(metric)
-    draw(path, names, rows, metric)
-    print(f"sweep-picture: {path}: {len(rows)} experiments, {', '.join(names)}, {metric}")
+    draw(PICTURE, names, rows)
+    print(f"sweep-picture: {PICTURE}: {len(rows)} experiments, {', '.join(names)}")
     return 0
 
 

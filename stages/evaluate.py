@@ -29,7 +29,7 @@ from fashion_mlp.formats import DIGITS, write_csv, write_json
 from fashion_mlp.network import engine
 from fashion_mlp.paths import HISTORY, MODEL
 from fashion_mlp.pictures import charts, grids, paper
-from fashion_mlp.pictures.style import Answers
+from fashion_mlp.pictures.style import Answers, lacking
 from pipeline.console import run
 from pipeline.params import Params, load_params
 
@@ -308,6 +308,8 @@ def report(params: Params, metrics: Mapping[str, float], labels: np.ndarray) -> 
     shown = ", ".join(f"{split}_{key} {metrics[f'{split}_{key}']:.4f}" for key in SHOWN)
     left = "; the test set was left alone" if split != "test" else ""
     print(f"evaluate: {len(labels):,} {split} images, {shown}{left}; pictures in {PICTURES}/")
+    if boxes := lacking("".join(shown_names(params))):
+        print(f"evaluate: note: the pictures have boxes for what their font lacks: {boxes}")
     warn_of_chance(metrics[f"{split}_accuracy"], labels, split)
 
 

@@ -140,7 +140,7 @@ def signature(path: Path) -> list[int]:
 def seeds() -> int:
     """Run a preset with the seeds 1 to SEEDS, and print mean and standard deviation."""
     count = os.environ.get("SEEDS") or "5"
-    if not re.fullmatch(r"[1-9]\d{0,3}", count):
+    if not re.fullmatch("[1-9][0-9]{0,3}", count):
         raise RuntimeError(f"SEEDS is how many, as in SEEDS=5; got {count!r}")
     for seed in range(1, int(count) + 1):
         if status := recipe(str(seed)):
@@ -154,19 +154,20 @@ def recipe(seed: str = "") -> int:
     The stages run in a clone of HEAD that shares DVC's cache, so that this folder, its stash and
     HEAD stay as they are, however this ends. What needs no other parameters is not run again.
     """
-    preset, seed = (
-        Path("presets", f"{os.environ.get('NAME')}.yaml"),
-        seed or os.environ.get("SEED", ""),
-    )
-    presets = sorted(Path("presets").glob("*.yaml"))
-    if preset not in presets:
-        names = ", ".join(path.stem for path in presets)
-        raise RuntimeError(f"no {preset}; NAME can be: {names}")
-    if not re.fullmatch(r"\d*", seed):
+    given, seed = os.environ.get("NAME", ""), seed or os.environ.get("SEED", "")
+    presets = {path.stem: path for path in sorted(Path("presets").glob("*.yaml"))}
+    if given not in presets:
+        what = f"no presets/{given}.yaml" if given else "name a preset: NAME=quick"
+        raise RuntimeError(f"{what}; NAME can be: {', '.join(presets)}")
+    preset = presets[given]
+    # One spelling of each seed: it is part of the experiment's name.
+    if not re.fullmatch("|0|[1-9][0-9]*", seed):
         raise RuntimeError(f"SEED is a number, as in SEED=1; got {seed!r}")
     look()
+    name = given + (f"-seed{seed}" if seed else "")
+    if call(["git", "check-ref-format", f"refs/exps/{name}"]):
+        raise RuntimeError(f"{preset}: rename it; an experiment is a git reference of its name")
     ensure()
-    name = preset.stem + (f"-seed{seed}" if seed else "")
     if answer(["git", "status", "--porcelain", "--untracked-files=no"]):
         say("note: this runs HEAD; changes that are not committed are left out")
     with alone() as lock:

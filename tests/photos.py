@@ -44,12 +44,6 @@ def photo(
     return image
 
 
-def photo_of(image: np.ndarray) -> Image.Image:
-    """Make a photo, dark on white and ten times as large, of a prepared image in 0…1."""
-    pixels = np.rint(255 - 255 * image).astype(np.uint8)
-    return Image.fromarray(pixels).resize((10 * image.shape[1], 10 * image.shape[0]))
-
-
 def save_model(path: Path, kernel: np.ndarray, names: dict[str, list[str]]) -> None:
     """Write a network of one layer: `image` float32 [N, 784] → `probabilities` [N, 10]."""
     network = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 18]>

@@ -53,11 +53,9 @@ def test_load_split_refuses_counts_that_differ(folder: Path) -> None:
 def test_load_split_refuses_a_truncated_file(folder: Path, keep: int) -> None:
     path = folder / "test_images.npy"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError) as error:
+    says = rf"^{path}: not a whole \.npy file \(.*\); {REMEDY}$"
+    with pytest.raises(ValueError, match=says):
         load_split("test", 6, 10, folder)
-    assert str(error.value).startswith(f"{path}: not a whole .npy file (")
-    assert str(error.value).endswith(f"); {REMEDY}")
-    assert "\n" not in str(error.value)
 
 
 def test_load_split_refuses_any_damaged_header(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import measure, results, training
+from benchmarks import results, training
 from benchmarks.baselines import one_epoch
 from benchmarks.measure import Row, Table
 from pipeline.environment import ROOT
@@ -29,33 +28,6 @@ def test_fastest_trains_as_the_preset_of_that_name() -> None:
     }  # fmt: skip
     paper = Train()
     assert (paper.batch_size, paper.hidden_units) == (one_epoch.BATCH, [one_epoch.HIDDEN])
-
-
-def test_rounds_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "PAUSE", 0.0)
-    order: list[str] = []
-
-    def run(name: str) -> float:
-        order.append(name)
-        return float(len(order))
-
-    values = measure.rounds({"a": lambda: run("a"), "b": lambda: run("b")}, 3)
-    assert order == ["a", "b"] * 3
-    assert values == {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
-
-
-def test_text_shows_whether_a_goal_is_met() -> None:
-    rows = [
-        Row("bound", [2.0, 2.0]),
-        Row("bad", [2.4, 2.4], "bound", 1.1),
-        Row("slow", [3.0, 5.0], goal=3.5),
-    ]
-    lines = results.text(Table("key", "t", "s", rows)).splitlines()[3:6]
-    assert [re.split(r"\s\s+", line) for line in lines] == [
-        ["bound", "2.00 (2.00 to 2.00)"],
-        ["bad", "2.40 (2.40 to 2.40)", "1.20 (1.20 to 1.20)", "1.1: MISSED"],
-        ["slow", "4.00 (3.00 to 5.00)", "3.5: MISSED"],
-    ]
 
 
 def test_publish_writes_what_a_document_shows(

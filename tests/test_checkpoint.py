@@ -1,6 +1,7 @@
 """Checkpoints: none is used that is damaged or of another run."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,27 +47,29 @@ def test_checkpoint_of_another_run_is_not_used(
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("place", [0, 40, -1])
-def test_damaged_checkpoint_is_not_used(
-    place: int, path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
-    assert Checkpoint(path, OF).epochs == 0
-    assert "is not used: it is damaged; training starts" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("size", [0, 10, 1 << 40])
-def test_checkpoint_that_was_cut_off_or_made_sparse_is_not_used(
-    size: int, path: Path, capsys: pytest.CaptureFixture[str]
+def hole(path: Path, size: int) -> None:
+    path.write_bytes(b"")
+    os.truncate(path, size)
+
+
+@pytest.mark.parametrize(
+    ("damage", "value"),
+    [*((flip, place) for place in (0, 40, -1)),
+     *((how, size) for how in (os.truncate, hole) for size in (0, 10, 1 << 40))],
+)  # fmt: skip
+def test_damaged_checkpoint_is_not_used(
+    damage: Callable[[Path, int], None], value: int, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No more is read than is there: a terabyte of holes costs nothing."""
-    for start in (path.read_bytes(), b""):
-        path.write_bytes(start)
-        os.truncate(path, size)
-        assert Checkpoint(path, OF).epochs == 0
-        assert "is not used: it is damaged; training starts" in capsys.readouterr().err
+    damage(path, value)
+    assert Checkpoint(path, OF).epochs == 0
+    assert "is not used: it is damaged; training starts" in capsys.readouterr().err
 
 
 def test_identity_is_of_parameters_data_code_and_number_of_workers(

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from dvc.utils.flatten import flatten
 
 from checks import gate, repro
 from checks.common import ABSENT
@@ -80,10 +79,9 @@ def test_judge_knows_which_way_is_better(
 
 
 def test_every_metric_of_the_pipeline_is_known() -> None:
-    files = [json.loads(path.read_bytes()) for path in (ROOT / "metrics").glob("*.json")]
-    found = {key.rsplit(".", 1)[-1] for values in files for key in flatten(values)}
-    assert found
-    assert found <= gate.BETTER.keys()
+    for path in (ROOT / "metrics").glob("*.json"):
+        for key, value in json.loads(path.read_bytes()).items():
+            assert gate.judge(key, value, value, {}) == (True, "same")
 
 
 @pytest.mark.parametrize(
@@ -140,13 +138,10 @@ LOSS, OTHER_MODEL = "metrics/train.json", "sed -i.bak \"s/md5: '2'/md5: '3'/\" d
         (f"sed -i.bak s/0.75/0.79/ {LOSS}; echo >> plots/history.png", True, "| picture "),
         (f"sed -i.bak s/0.5/0.6/ {LOSS}", False, "| 0.6     | REFUSED   |"),
         (f"sed -i.bak s/0.5/NaN/ {LOSS}", False, "| nan     | REFUSED   |"),
-        (f"sed -i.bak s/0.5/1/ {LOSS}", False, "| 1       | REFUSED   |"),
         (f"sed -i.bak s/train_loss/loss/ {LOSS}", False, "| absent  | REFUSED   |"),
         (f"sed -i.bak s/3/4/ {LOSS}", False, "| images  | 3           | 4 "),
-        (f"echo cut > {LOSS}", False, "REFUSED: Expecting value"),
+        (f"echo [1] > {LOSS}", False, "REFUSED: 'list' object"),
         (f"rm {LOSS}", False, "REFUSED: [Errno 2] No such file"),
-        ("sed -i.bak s/0.25/0.35/ plots/history.csv", False, "| 0.35    | REFUSED"),
-        ("sed -i.bak s/^1,/2,/ plots/history.csv", False, "epoch row 1 | 1           | 2 "),
         ("sed -i.bak s/Bag/Coat/ plots/history.csv", False, "class row 1 | Bag         | Coat "),
         ("echo >> plots/history.png", False, "REFUSED: plots/history.png: no metric differs"),
         ("echo >> params.yaml", False, "| params.yaml | content | "),

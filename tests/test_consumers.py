@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx.helper import set_model_props
-from PIL import Image
 
 from consumers import conformance
 from consumers.conformance import Job, Result, compare, execute, first_fault, read
@@ -24,7 +23,7 @@ from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.quantize import quantize
 from fashion_mlp.network import engine
 from pipeline.environment import ROOT
-from tests.photos import photo_of, save_model
+from tests.photos import save_model
 
 README = (ROOT / "consumers/README.md").read_text(encoding="utf-8")
 NAMES = ["Amber", "Beige", "Coral", "Denim", "Ebony", "Flax", "Gold", "Hazel", "Ivory", "Jade"]
@@ -202,16 +201,6 @@ def test_readme_shows_what_a_command_prints(number: int) -> None:
     command, lines = shown[number]
     printed = run(command.split(), ROOT, check=True).stdout
     assert re.sub(r"[\d.]+ s$", "", printed) == re.sub(r"[\d.]+ s$", "", lines)
-
-
-@pytest.mark.consumers
-@pytest.mark.parametrize(
-    ("name", "number"), [("boot", 0), ("trousers", 2), ("shirt", 4), ("bag", 18)]
-)
-def test_shipped_photo_is_the_test_image_that_readme_says(name: str, number: int) -> None:
-    image = np.load(ROOT / "data/prepared/test_images.npy", mmap_mode="r")[number].reshape(28, 28)
-    with Image.open(ROOT / f"consumers/photos/{name}.png") as shipped:
-        np.testing.assert_array_equal(np.asarray(shipped), np.asarray(photo_of(image)))
 
 
 def test_examples_import_nothing_of_ours() -> None:

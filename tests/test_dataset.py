@@ -188,14 +188,6 @@ def test_a_class_or_a_split_without_images_is_refused(
     assert capsys.readouterr().err.startswith("dataset: Could not determine home directory")
 
 
-@pytest.mark.parametrize("name", ["two\nlines", " ", "=1+1", "\x1b[31m"])
-def test_a_name_that_harms_where_it_is_shown_is_refused(
-    name: str, work: Path, clothes: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (line,) = fails(work, capsys, f"--name={name}")
-    assert line.startswith("dataset: clothes: dataset.name: a name of printable letters")
-
-
 @pytest.mark.parametrize("fault", ["params.yaml", "a file in the place of data/own"])
 def test_what_cannot_be_read_or_written_leaves_all_as_it_was(
     fault: str, work: Path, clothes: Path, capsys: pytest.CaptureFixture[str]

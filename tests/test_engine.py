@@ -81,19 +81,6 @@ def test_start_shows_what_was_printed_when_the_import_fails_or_aborts(
     assert [path.name for path in tmp_path.glob("tmp*")] == []
 
 
-def test_start_leaves_out_what_is_for_nothing_and_the_garbage_collector_as_it_was() -> None:
-    code = (
-        "import gc, sys\n"
-        "from fashion_mlp.network import engine\n"
-        "gc.disable()\n"
-        "engine.start()\n"
-        "print(sorted({name.split('.')[0] for name in sys.modules} & {*engine.UNUSED}))\n"
-        "print(gc.isenabled(), gc.get_freeze_count() > 100_000, len(gc.get_objects()) < 100_000)\n"
-        "import matplotlib.figure, sklearn.metrics\n"  # others still can
-    )
-    assert finished(code).stdout == "[]\nFalse True True\n"
-
-
 def test_start_refuses_a_gpu_that_is_not_there() -> None:
     code = (
         "from fashion_mlp.network import engine\n"

@@ -15,7 +15,6 @@ from stages import preprocess, train
 from stages.evaluate import (
     by_class,
     class_averages,
-    examples,
     measure,
     pick,
     read_history,
@@ -63,13 +62,6 @@ def test_warn_of_chance_is_loud_up_to_two_standard_errors(
     warn_of_chance(accuracy, labels, "validation")
     printed = capsys.readouterr().err
     assert ("evaluate: WARNING: this network has learnt nothing" in printed) is loud
-
-
-def test_examples_name_class_and_probability() -> None:
-    assert list(examples(PROBABILITIES[1:3], [156, 988], NAMES)) == [
-        (156, 0, "a", 0.5),
-        (988, 1, "b", pytest.approx(0.7)),
-    ]
 
 
 def test_pick_takes_images_by_number_and_refuses_one_beyond_the_last() -> None:
@@ -126,7 +118,11 @@ def test_main_measures_what_keras_measures_and_in_russian_draws_other_pictures_a
     answers = network.predict(images, verbose=0).argmax(axis=1)
     names = [row["class"] for row in rows(stage.CLASSES)]
     assert [row["predicted"] for row in rows(stage.CONFUSION)] == [names[it] for it in answers]
-    assert [row["image"] for row in rows(stage.EXAMPLES)] == ["0", "3"]
+    shown = np.load("data/prepared/train_images.npy")[[0, 3]]
+    best = network.predict(shown, verbose=0).max(axis=1)
+    examples = rows(stage.EXAMPLES)
+    assert [row["image"] for row in examples] == ["0", "3"]
+    assert [float(row["probability"]) for row in examples] == pytest.approx(best, abs=2e-6)
     expected = f"evaluate: {TEST} test images, test_loss {loss:.4f}, test_accuracy {accuracy:.4f}"
     assert capsys.readouterr().out == f"{expected}; pictures in plots/\n"
     before = snapshot(work)
@@ -137,6 +133,16 @@ def test_main_measures_what_keras_measures_and_in_russian_draws_other_pictures_a
     changed = {name for name in before if before[name] != after[name]} - {"params.yaml"}
     assert changed == {name for name in before if name.endswith(".png")}
     assert len(changed) == 9
+
+
+def test_main_says_what_the_font_of_the_pictures_lacks(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["dataset"]["class_names"]["en"][0] = "Hats \N{TOP HAT}"
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    stage.main()
+    assert capsys.readouterr().out.endswith("boxes for what their font lacks: \N{TOP HAT}\n")
 
 
 def test_main_draws_a_network_of_two_layers_and_no_examples(work: Path) -> None:

@@ -1,13 +1,11 @@
-import hashlib
 import stat
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fashion_mlp.formats import write_text
-from pipeline.files import md5, replacing, sha256
+from pipeline.files import replacing
 
 
 def test_replacing_renames_what_was_written(tmp_path: Path) -> None:
@@ -51,10 +49,3 @@ def test_replacing_never_shows_a_reader_half_a_file(tmp_path: Path) -> None:
 def test_replacing_leaves_a_file_that_others_may_read(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "")
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
-
-
-@pytest.mark.parametrize("digest", [md5, sha256])
-def test_a_hash_is_of_the_whole_file(tmp_path: Path, digest: Callable[[Path], str]) -> None:
-    content = bytes(range(256)) * 10_000
-    (tmp_path / "file").write_bytes(content)
-    assert digest(tmp_path / "file") == hashlib.new(digest.__name__, content).hexdigest()

@@ -95,6 +95,7 @@ def test_pictures_have_the_same_bytes_in_another_process_with_another_style(tmp_
 
 
 def test_pictures_have_russian_glyphs_and_hold_no_clock_and_no_version(tmp_path: Path) -> None:
+    assert style.lacking("".join([*strings.TEXTS["ru"].values(), *NAMES["ru"]])) == ""
     for name in draw_all(tmp_path, "ru"):
         with Image.open(tmp_path / name) as image:
             assert set(image.info) == {"dpi"}, name
@@ -118,6 +119,12 @@ def test_pictures_take_other_data_and_any_depth(
 ) -> None:
     names = [rf"$\frac {number} {'long ' * 9}$" for number in range(classes)]
     assert len(draw_all(tmp_path, "en", shape, names, images, units, epochs=3)) == 9
+
+
+def test_names_that_the_font_lacks_are_drawn_without_a_flood_of_warnings(tmp_path: Path) -> None:
+    names = ["Hats \N{TOP HAT}", "鞋", "Ж"]
+    assert style.lacking("".join(names)) == "鞋\N{TOP HAT}"
+    grids.averages(tmp_path / "a.png", "en", np.zeros((3, 4, 4), np.float32), names)
 
 
 @pytest.mark.parametrize(("epochs", "fits"), [(3, False), (99, False), (100, True), (400, True)])

@@ -60,16 +60,12 @@ def stages_of(printed: str) -> list[str]:
     return re.findall(r"^Running stage '(\w+)'", printed, re.M)
 
 
-def test_make_runs_every_stage_in_order(box: Sandbox, first_run: list[str]) -> None:
+def test_make_runs_every_stage_and_prints_what_readme_shows(
+    box: Sandbox, first_run: list[str]
+) -> None:
     assert stages_of(first_run[0]) == STAGES
     assert "fetch: /nowhere: not installed" in first_run[0]
-    assert "fetch: 4 files, " in first_run[0]
-    assert "preprocess: 300 train, 0 validation, 100 test" in first_run[0]
-    assert "on 400 of 400 images" in first_run[0]
     assert "Traceback" not in first_run[0]
-
-
-def test_make_prints_what_readme_shows(box: Sandbox, first_run: list[str]) -> None:
     lines = iter(first_run[0].splitlines())
     for shown in stage_lines(box.folder):  # in this order
         pattern = re.escape(shown).replace("…", ".*")
@@ -159,7 +155,7 @@ NOT_RUN = {
     r"\.venv/bin/python": "tests/test_own_pictures.py does",
     r"python -m fashion_mlp\.prove": "tests/test_prove.py does",
     r"openssl": "tests/test_release.py does",
-    r"dvc exp list origin": "tests/test_tasks.py does, between two clones",
+    r"dvc exp (push|list) origin": "needs a shared repository",
     r"dvc repro": "`box` has; its output is compared below",
 }
 

@@ -110,54 +110,47 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def restate(dist: Path, change: Callable[[Any], object]) -> None:
-    """Write what is stated anew after a change to it, and SHA256SUMS."""
-    stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
-    change(stated)
-    write_json(dist / STATEMENT, stated)
-    write_text(dist / SUMS, sums(dist))
+def restate(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """Make a tampering that changes what is stated, and writes SHA256SUMS anew."""
+
+    def tamper(dist: Path) -> None:
+        stated = json.loads((dist / STATEMENT).read_text(encoding="utf-8"))
+        change(stated)
+        write_json(dist / STATEMENT, stated)
+        write_text(dist / SUMS, sums(dist))
+
+    return tamper
 
 
-def state_again(dist: Path) -> None:
-    """State of the files what is now true."""
+def redefine(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    return restate(lambda stated: change(stated["predicate"]["buildDefinition"]))
+
+
+def forge(dist: Path, name: str, change: Callable[[Path], object] | None = None) -> None:
+    """Change a file, add one or remove one, and state of the files what is now true."""
+    path = dist / name
+    (change or (flip if path.exists() else Path.touch))(path)
     found = hashes(dist, {SUMS, SIGNATURE, STATEMENT})
     subjects = [{"name": name, "digest": {"sha256": digest}} for name, digest in found.items()]
-    restate(dist, lambda stated: stated.update(subject=subjects))
+    restate(lambda stated: stated.update(subject=subjects))(dist)
 
 
-def forge(dist: Path, name: str) -> None:
-    """Change a file, or add one, and the hash that is stated for it."""
-    if (dist / name).exists():
-        flip(dist / name)
-    else:
-        (dist / name).write_text("added")
-    state_again(dist)
+def edit(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
+    """Make a tampering that edits SHA256SUMS, or a file and then SHA256SUMS for it."""
+
+    def tamper(dist: Path) -> None:
+        write_text(dist / name, change((dist / name).read_text(encoding="utf-8")))
+        if name != SUMS:
+            write_text(dist / SUMS, sums(dist))
+
+    return tamper
 
 
-def forge_commit(dist: Path, commit: str) -> None:
-    def change(stated: Any) -> None:
-        definition = stated["predicate"]["buildDefinition"]
-        definition["resolvedDependencies"][0]["digest"]["gitCommit"] = commit
-
-    restate(dist, change)
-
-
-def forget(dist: Path, name: str) -> None:
-    """Remove a file, and what is stated of it."""
-    (dist / name).unlink()
-    if not list((dist / name).parent.iterdir()):
-        (dist / name).parent.rmdir()
-    state_again(dist)
-
-
-def edit_definition(dist: Path, change: Callable[[Any], object]) -> None:
-    restate(dist, lambda stated: change(stated["predicate"]["buildDefinition"]))
-
-
-def spell(dist: Path, change: Callable[[str], str]) -> None:
-    """Write the same statement in other bytes, and SHA256SUMS."""
-    write_text(dist / STATEMENT, change((dist / STATEMENT).read_text(encoding="utf-8")))
-    write_text(dist / SUMS, sums(dist))
+def forget(path: Path) -> None:
+    """Remove a file, and its folder where it is the last one there."""
+    path.unlink()
+    if not list(path.parent.iterdir()):
+        path.parent.rmdir()
 
 
 def link(dist: Path) -> None:
@@ -166,14 +159,9 @@ def link(dist: Path) -> None:
 
 
 def swap(dist: Path) -> None:
-    one, other = dist / MODELS[0], dist / MODELS[1]
-    contents = other.read_bytes(), one.read_bytes()
-    one.write_bytes(contents[0])
-    other.write_bytes(contents[1])
-
-
-def edit_sums(dist: Path, change: Callable[[str], str]) -> None:
-    write_text(dist / SUMS, change((dist / SUMS).read_text(encoding="utf-8")))
+    (dist / MODELS[0]).rename(dist.with_name("aside"))
+    (dist / MODELS[1]).rename(dist / MODELS[0])
+    dist.with_name("aside").rename(dist / MODELS[1])
 
 
 FILES = ("README.md", "LICENSE", *MODELS, "labels.json", "test_data_set_0/input_0.pb")
@@ -188,52 +176,52 @@ TAMPERINGS: dict[str, Callable[[Path], object]] = {
         for name in (MODELS[2], "page/page.js", "README.md", STATEMENT, SUMS)
     },
     "a byte more": lambda dist: (dist / MODELS[0]).open("ab").write(b"\0"),
-    "a byte less": lambda dist: (dist / "LICENSE").write_bytes(b"MIT"),
-    "a file more": lambda dist: (dist / "page/new.js").write_text(""),
-    "a hidden file": lambda dist: (dist / ".hidden").write_text(""),
+    "a file more": lambda dist: (dist / "page/new.js").touch(),
+    "a hidden file": lambda dist: (dist / ".hidden").touch(),
     "an empty folder": lambda dist: (dist / "folder").mkdir(),
     "a link": link,
     "two files swapped": swap,
     "another name": lambda dist: (dist / MODELS[0]).rename(dist / "model.onnx"),
-    "a line of SHA256SUMS less": lambda dist: edit_sums(dist, lambda it: it.split("\n", 1)[1]),
-    "a line of SHA256SUMS twice": lambda dist: edit_sums(dist, lambda it: it + it.split("\n")[0]),
-    "an empty line in SHA256SUMS": lambda dist: edit_sums(dist, lambda it: it + "\n"),
-    "a forged model": lambda dist: forge(dist, MODELS[2]),
-    "a forged page": lambda dist: forge(dist, "page/page.js"),
-    "a forged licence": lambda dist: forge(dist, "LICENSE"),
-    "a forged card": lambda dist: forge(dist, "README.md"),
-    "forged test data": lambda dist: forge(dist, "test_data_set_0/input_0.pb"),
-    "more forged test data": lambda dist: forge(dist, "test_data_set_0/input_1.pb"),
-    "a forged file more": lambda dist: forge(dist, "page/new.js"),
-    **{
-        f"a forged release without {name}": lambda dist, name=name: forget(dist, name)  # type: ignore[misc]
-        for name in (*FILES, "page/page.js", PAGE_MODEL)
-    },
+    "a line of SHA256SUMS less": edit(SUMS, lambda it: it.split("\n", 1)[1]),
+    "a line of SHA256SUMS twice": edit(SUMS, lambda it: it + it.split("\n")[0]),
+    "an empty line in SHA256SUMS": edit(SUMS, lambda it: it + "\n"),
+    "SHA256SUMS in another order": edit(
+        SUMS, lambda it: "".join(sorted(it.splitlines(keepends=True), reverse=True))
+    ),
     "SHA256SUMS with CR LF": lambda dist: (dist / SUMS).write_bytes(
         (dist / SUMS).read_bytes().replace(b"\n", b"\r\n")
     ),
-    "SHA256SUMS in another order": lambda dist: edit_sums(
-        dist, lambda it: "".join(sorted(it.splitlines(keepends=True), reverse=True))
+    "a path out of the release": edit(SUMS, lambda it: it + f"{0:064}  ../x\n"),
+    **{
+        f"a forged {name}": lambda dist, name=name: forge(dist, name)  # type: ignore[misc]
+        for name in (*FILES, "page/page.js", "page/new.js", "test_data_set_0/input_1.pb")
+    },
+    **{
+        f"a forged release without {name}": lambda dist, name=name: forge(dist, name, forget)  # type: ignore[misc]
+        for name in (*FILES, "page/page.js", PAGE_MODEL)
+    },
+    "other commands": redefine(lambda it: it["externalParameters"]["commands"].append("make")),
+    "other parameters": redefine(
+        lambda it: it["externalParameters"]["params"]["train"].update(seed=1)
     ),
-    "a path out of the release": lambda dist: edit_sums(dist, lambda it: it + f"{0:064}  ../x\n"),
-    "other commands": lambda dist: edit_definition(
-        dist, lambda it: it["externalParameters"]["commands"].append("make clean")
+    "other data": redefine(
+        lambda it: it["resolvedDependencies"][1]["digest"].update(sha256=f"{0:064}")
     ),
-    "other parameters": lambda dist: edit_definition(
-        dist, lambda it: it["externalParameters"]["params"]["train"].update(seed=1)
+    "another version": redefine(
+        lambda it: it["resolvedDependencies"][-1].update(uri="pkg:pypi/numpy@1.0.0")
     ),
-    "other data": lambda dist: edit_definition(
-        dist, lambda it: it["resolvedDependencies"][1]["digest"].update(sha256=f"{0:064}")
-    ),
-    "another version": lambda dist: edit_definition(
-        dist, lambda it: it["resolvedDependencies"][-1].update(uri="pkg:pypi/numpy@1.0.0")
-    ),
-    "something more stated": lambda dist: restate(dist, lambda it: it.update(note="trust me")),
-    "a statement with spaces": lambda dist: spell(dist, lambda it: it + " "),
-    "a key twice": lambda dist: spell(dist, lambda it: it.replace("{", '{"_type": "x",', 1)),
-    "a statement too deep to read": lambda dist: spell(dist, lambda _: "[" * 100_000),
-    "an option of git for a commit": lambda dist: forge_commit(dist, "--output=HEAD"),
-    "a branch for a commit": lambda dist: forge_commit(dist, "HEAD"),
+    **{
+        f"{commit} for a commit": redefine(
+            lambda it, commit=commit: it["resolvedDependencies"][0]["digest"].update(  # type: ignore[misc]
+                gitCommit=commit
+            )
+        )
+        for commit in ("--output=HEAD", "HEAD")
+    },
+    "something more stated": restate(lambda it: it.update(note="trust me")),
+    "a statement with spaces": edit(STATEMENT, lambda it: it + " "),
+    "a key twice": edit(STATEMENT, lambda it: it.replace("{", '{"_type": "x",', 1)),
+    "a statement too deep to read": edit(STATEMENT, lambda _: "[" * 100_000),
 }
 
 
@@ -354,8 +342,7 @@ def test_a_release_has_the_exact_model_of_the_preset_accurate(
     assert got == (project / f"models/{MODELS[2]}").read_bytes()
     assert "preset `accurate`" in (tmp_path / "dist/README.md").read_text(encoding="utf-8")
     assert verify(tmp_path / "dist", "", project)[0] == []
-    write_text(tmp_path / "dist/recipes/accurate/metrics.json", "5")
-    state_again(tmp_path / "dist")
+    forge(tmp_path / "dist", "recipes/accurate/metrics.json", lambda path: write_text(path, "5"))
     with pytest.raises(ValueError, match="not metrics"):
         verify(tmp_path / "dist", "", project)
 

@@ -114,13 +114,6 @@ def test_what_surrounds_a_stage_computes_nothing_and_writes_no_output() -> None:
         assert path.name in KEEPERS or not named & writes, shown(path)
 
 
-def test_only_export_and_proof_import_onnx() -> None:
-    allowed = ("fashion_mlp/export/", "fashion_mlp/proof/", "stages/export.")
-    for path in CORE:
-        onnx = packages(path) & {"onnx", "onnxruntime", "tf2onnx"}
-        assert not onnx or shown(path).startswith(allowed), shown(path)
-
-
 def test_no_stage_loads_tensorflow_when_it_is_imported() -> None:
     stages = ", ".join(f"stages.{stage}" for stage in STAGES)
     code = f"import sys, {stages}; print(*sys.modules)"
@@ -315,11 +308,3 @@ def test_a_lock_has_hashes_and_what_is_declared(folder: str) -> None:
     source = ROOT / f"{folder}requirements.in"
     declared = normal(re.findall(r"^\w\S*", source.read_text(), re.M)) if folder else RUN | DEVELOP
     assert normal(entries) >= declared
-
-
-def test_baselines_run_with_the_pipelines_numpy() -> None:
-    locks = (
-        (ROOT / name).read_text() for name in ("requirements.lock", "benchmarks/requirements.lock")
-    )
-    ours, theirs = (re.findall("^numpy==.*$", lock, re.M) for lock in locks)
-    assert ours == theirs != []

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
@@ -70,6 +74,15 @@ def open_page(browser: Browser, address: str) -> Iterator[Opener]:
 
 
 @pytest.fixture
+def copied(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A copy of the page that a test may damage: its folder and its address."""
+    folder = tmp_path / "web"
+    shutil.copytree(WEB, folder, ignore=shutil.ignore_patterns("node_modules"))
+    with serving_folder(folder) as server:
+        yield folder, server
+
+
+@pytest.fixture
 def page(open_page: Opener) -> Page:
     return open_page()
 
@@ -114,13 +127,13 @@ def choose(page: Page, data: bytes, name: str = "photo.png") -> None:
     page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
 
 
-def hand_over(page: Page, event: str, data: bytes | None) -> None:
-    """Drop or paste a file, or text where there is none."""
+def hand_over(page: Page, event: str, *files: bytes) -> None:
+    """Drop or paste files, or text where there is none."""
     page.evaluate(
-        """([name, data]) => {
+        """([name, files]) => {
           const transfer = new DataTransfer();
-          if (data === null) transfer.setData("text/plain", "a shirt");
-          else {
+          if (!files.length) transfer.setData("text/plain", "a shirt");
+          for (const data of files) {
             const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
             transfer.items.add(new File([bytes], "photo.png"));
           }
@@ -130,7 +143,7 @@ def hand_over(page: Page, event: str, data: bytes | None) -> None:
             : new DragEvent(name, { ...options, dataTransfer: transfer });
           document.body.dispatchEvent(event);
         }""",
-        [event, None if data is None else base64.b64encode(data).decode()],
+        [event, [base64.b64encode(data).decode() for data in files]],
     )
 
 
@@ -250,7 +263,7 @@ def test_photo_is_named_and_text_refused_however_handed_over(page: Page, tmp_pat
     np.testing.assert_allclose(shares(page) / 100, network(seen(page)), atol=2e-6)
     data = encoded(photo(outline="trousers"), "JPEG")
     for event in ("drop", "paste"):
-        hand_over(page, event, None)
+        hand_over(page, event)
         expect(page.locator("#error")).to_have_text(
             "There is no picture in what was dropped or pasted."
         )
@@ -279,6 +292,25 @@ def test_page_answers_while_a_photo_of_50_megapixels_is_decoded(page: Page) -> N
     expect(page.locator("#details")).to_contain_text("label")
     page.wait_for_timeout(3000)  # the photo's late answer must not replace the newer one
     expect(page.locator("#details")).to_contain_text("label")
+
+
+def test_of_several_photos_the_first_is_named_and_the_others_are_counted(page: Page) -> None:
+    photos = [encoded(photo(outline=it)) for it in ("trousers", "shoe", "shirt")]
+    hand_over(page, "drop", *photos)
+    expect(page.locator("#result")).to_contain_text("Trouser")
+    expect(page.locator("#details")).to_have_text(re.compile(r"^The first of 3 photos: "))
+    hand_over(page, "drop", photos[0])
+    expect(page.locator("#details")).to_have_text(re.compile("^Picture: "))
+
+
+def test_what_is_no_picture_takes_the_place_of_a_photo_that_is_being_read(page: Page) -> None:
+    hand_over(page, "drop", encoded(photo()))
+    expect(page.locator("#preview")).to_be_visible()
+    hand_over(page, "drop", encoded(photo((4000, 4000), "shoe"), "JPEG"))
+    hand_over(page, "drop")
+    expect(page.locator("#preview")).to_be_hidden()
+    page.wait_for_timeout(2000)  # its late answer must not replace the error
+    expect(page.locator("#error")).to_contain_text("There is no picture")
 
 
 def draw(page: Page) -> None:
@@ -516,6 +548,110 @@ def test_accuracy_and_card_are_the_models_own(page: Page) -> None:
     page.click("summary")
     expect(page.locator("#card")).to_contain_text(metadata["test_accuracy"])
     assert re.fullmatch(r"https://.+|page\.js", page.get_attribute("#source", "href") or "")
+
+
+@pytest.mark.parametrize(("accuracy", "says"), [(0.0, True), (1.0, True), (None, False)])
+def test_any_accuracy_that_was_measured_is_said(
+    accuracy: float | None, says: bool, copied: tuple[Path, str], browser: Browser
+) -> None:
+    folder, address = copied
+    about = json.loads((folder / "vendor/page.json").read_text(encoding="utf-8"))
+    (folder / "vendor/page.json").write_text(json.dumps({**about, "accuracy": accuracy}))
+    page = browser.new_page(locale="en")
+    page.goto(address)
+    expect(page.locator("#about")).to_contain_text("It runs in this browser")
+    said = page.get_by_text(f"It is right on {100 * (accuracy or 0):.0f} of 100 test pictures.")
+    assert said.count() == says
+    page.close()
+
+
+def test_of_many_classes_the_most_probable_have_bars(
+    copied: tuple[Path, str], browser: Browser
+) -> None:
+    folder, address = copied
+    text = "rising (uint8[N, 784] image) => (float[N, 30] probabilities) {"
+    text += "pixels = Cast<to = 1>(image) values = MatMul(pixels, weights) "
+    text += "probabilities = Softmax(values) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 13]> {text}')
+    weights = np.tile(np.arange(30, dtype=np.float32) / 1e6, (784, 1))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "weights"))
+    onnx.save(model, folder / "vendor/model.onnx")
+    about = json.loads((folder / "vendor/page.json").read_text(encoding="utf-8"))
+    about["bytes"]["model.onnx"] = (folder / "vendor/model.onnx").stat().st_size
+    about["classes"] = {"en": [f"class {number}" for number in range(30)]}
+    (folder / "vendor/page.json").write_text(json.dumps(about))
+    page = browser.new_page(locale="en")
+    page.goto(address)
+    bars = page.locator("#bars li:visible span:first-child")
+    expect(bars).to_have_text([f"class {number}" for number in range(20)])
+    page.click("#strip button:nth-child(1)")
+    expect(bars).to_have_text([f"class {number}" for number in range(10, 30)])
+    page.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["page.json", "averages.bin", "pictures.bin", "model.onnx", "onnxruntime.js",
+     "onnxruntime.wasm"],
+)  # fmt: skip
+def test_a_file_that_is_cut_off_is_named(
+    name: str, copied: tuple[Path, str], browser: Browser
+) -> None:
+    folder, address = copied
+    path = folder / "vendor" / name
+    os.truncate(path, path.stat().st_size // 2)
+    page = browser.new_page(locale="en")
+    page.goto(address)
+    expect(page.locator("#error")).to_contain_text(f"vendor/{name}: ")
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["page.js", "strings.js"])
+def test_a_script_that_is_cut_off_is_reported(
+    name: str, copied: tuple[Path, str], browser: Browser
+) -> None:
+    folder, address = copied
+    os.truncate(folder / name, (folder / name).stat().st_size // 2)
+    page = browser.new_page()
+    page.goto(address)
+    expect(page.locator("#result")).to_contain_text("The page's scripts are cut off")
+    page.close()
+
+
+def test_another_network_is_shown_although_the_old_one_is_in_the_browsers_cache(
+    copied: tuple[Path, str], browser: Browser
+) -> None:
+    folder, address = copied
+    path = folder / "vendor/page.json"
+    context = browser.new_context(locale="en")
+    for month, name in enumerate(("Fashion-MNIST", "Shapes")):
+        path.write_text(path.read_text(encoding="utf-8").replace("Fashion-MNIST", name))
+        os.utime(path, (1e9 + 1e6 * month,) * 2)  # long ago: browsers keep such a file for months
+        page = context.new_page()
+        page.goto(address)
+        expect(page).to_have_title(f"What is this? · {name}")
+    context.close()
+
+
+def test_without_scripts_the_page_says_so_and_shows_nothing_else(
+    browser: Browser, address: str
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address)
+    expect(page.locator("noscript")).to_be_visible()
+    expect(page.locator("main")).to_be_hidden()
+    context.close()
+
+
+def test_bars_are_seen_where_the_system_sets_the_colours(open_page: Opener) -> None:
+    page = open_page(forced_colors="active")
+    page.click("#strip button:nth-child(1)")
+    bars = page.eval_on_selector_all(
+        "#bars .best i, #bars .best div",
+        "bars => bars.map((bar) => getComputedStyle(bar).backgroundColor)",
+    )
+    assert len(set(bars)) == 2
 
 
 TYPES = {"text/plain": "The server sends page.js as text/plain; browsers run text/javascript alone"}

@@ -1,21 +1,25 @@
-"""Several workers, as real processes on loopback; `make check-workers` has more of them."""
+"""Several workers, as real processes on loopback: `make check-workers`."""
 
 import json
 import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from checks.sandbox import edited
+from checks.sandbox import edited, environment, files
 from checks.small_data import Data
-from checks.workers import Team, first_images, free_port, time_to_error
+from pipeline.environment import ROOT
+from pipeline.params import Train
 from tests.conftest import TRAIN, small_values
 
 WORKERS = ["localhost:1", "localhost:2"]
@@ -36,6 +40,94 @@ CHANGES = {
     "train.mixup": 0.5,
 }
 COMPARED = 10  # epochs whose losses are compared: rounding grows
+LONGEST_SECONDS = 300.0
+NOTICED_SECONDS = 60.0
+LOST = r"error: TF_CONFIG: (a worker|worker \d .*) is gone or hangs .* epoch \d+\n$"
+NOT_USED = "is not used: it was made with other number of workers; training starts from epoch 1"
+
+
+class Team:
+    """Workers, each a process in a folder of its own; the chief is number 0."""
+
+    def __init__(self, folder: Path, data: Path, *params: Mapping[str, Any]) -> None:
+        self.folder, self.data, self.params = folder, data, params
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, count: int) -> None:
+        """Start `count` workers with the parameters in turn; 0 is one without TF_CONFIG."""
+        self.stop()
+        addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
+        for number in range(count or 1):
+            own = self.folder / str(number)
+            (own / "data").mkdir(parents=True, exist_ok=True)
+            (own / "data/prepared").unlink(missing_ok=True)
+            (own / "data/prepared").symlink_to(self.data)
+            (own / "params.yaml").write_text(yaml.safe_dump(self.params[number % len(self.params)]))
+            extra = {"TF_CONFIG": config(number, worker=addresses)} if count else {}
+            with (self.folder / f"{number}.log").open("wb") as log:
+                module = "fashion_mlp.training.worker" if number else "stages.train"
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module],
+                    cwd=own,
+                    env=environment() | {"PYTHONPATH": str(ROOT)} | extra,
+                    stdout=log,
+                    stderr=log,
+                )
+            self.processes.append(process)
+
+    def printed(self, number: int) -> str:
+        return (self.folder / f"{number}.log").read_text(encoding="utf-8")
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.processes = []
+
+    def wait(self, *numbers: int, seconds: float = LONGEST_SECONDS) -> list[int]:
+        """Wait for workers to end; return their exit statuses."""
+        end = time.monotonic() + seconds
+        return [self.processes[it].wait(max(end - time.monotonic(), 0)) for it in numbers]
+
+    def finish(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Wait for all to succeed, with the same weights, the chief alone having written files.
+
+        Returns the log, float64 (epochs, 3), and the chief's weights.
+        """
+        import keras
+
+        numbers = range(len(self.processes))
+        for number, status in zip(numbers, self.wait(*numbers), strict=True):
+            assert status == 0, self.printed(number)
+            written = {path.name for path in files(self.folder / str(number))} - {"params.yaml"}
+            assert number == 0 or written == set()
+        hashes = re.findall(r"weights (\w+), the same on all", "".join(map(self.printed, numbers)))
+        assert len(set(hashes)) == (len(numbers) > 1)
+        log = self.folder / "0/plots/history.csv"
+        network = keras.models.load_model(self.folder / "0/models/fashion_mlp.keras")
+        history = np.loadtxt(log, delimiter=",", skiprows=1, usecols=(0, 1, 2))
+        return history, network.get_weights()
+
+    def next_checkpoint(self) -> None:
+        """Wait for the chief's next checkpoint."""
+        began, saved = time.time(), self.folder / "0/.run"
+        while not any(it.stat().st_mtime > began for it in saved.glob("checkpoint")):
+            assert self.processes[0].poll() is None, self.printed(0)
+            time.sleep(0.01)
+
+    def lose(self, lost: int, how: signal.Signals) -> None:
+        """Send a signal to one of two in the second epoch: the other ends with one line."""
+        self.next_checkpoint()
+        self.processes[lost].send_signal(how)
+        status, printed = self.wait(1 - lost, seconds=NOTICED_SECONDS), self.printed(1 - lost)
+        assert (status, printed.count("rror: ")) == ([1], 1), printed
+        assert re.search(LOST, printed)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 @pytest.fixture
@@ -47,9 +139,13 @@ def workers(engine: None) -> Any:
 
 @pytest.fixture
 def team(data: Data, finished_folder: Path, tmp_path: Path) -> Iterator[Team]:
-    prepared = finished_folder / "data/prepared"
-    data_folder = first_images(prepared, tmp_path / "prepared", IMAGES, TRAIN - IMAGES)
-    started = Team(tmp_path / "team", data_folder, small_values(data, **CHANGES))
+    """Nobody yet, with the first images to train on and the others to validate with."""
+    (tmp_path / "prepared").mkdir()
+    for name, part in (("train", slice(IMAGES)), ("validation", slice(IMAGES, TRAIN))):
+        for kind in ("images", "labels"):
+            array = np.load(finished_folder / f"data/prepared/train_{kind}.npy")
+            np.save(tmp_path / f"prepared/{name}_{kind}.npy", array[part])
+    started = Team(tmp_path / "team", tmp_path / "prepared", small_values(data, **CHANGES))
     yield started
     started.stop()
 
@@ -58,46 +154,52 @@ def team(data: Data, finished_folder: Path, tmp_path: Path) -> Iterator[Team]:
 def test_two_workers_train_what_one_trains_and_neither_uses_the_others_checkpoint(
     team: Team,
 ) -> None:
-    import keras
-
-    folder = team.folder / "0"
-
-    def result() -> tuple[np.ndarray, list[np.ndarray]]:
-        history = np.loadtxt(
-            folder / "plots/history.csv", delimiter=",", skiprows=1, usecols=(0, 1, 2)
-        )
-        assert len(history) == EPOCHS
-        network = keras.models.load_model(folder / "models/fashion_mlp.keras")
-        return history[:COMPARED], network.get_weights()
-
-    not_used = "is not used: it was made with other number of workers; training starts from epoch 1"
+    checkpoint, of_two = team.folder / "0/.run/checkpoint", team.folder / "of_two"
     team.start(0)
     team.next_checkpoint()
-    team.start(2, anew=False)
-    time_to_error(team, 0, team.processes[1].kill)  # and checks the error's form
-    assert not_used in team.printed(0)
+    team.start(2)
+    team.lose(1, signal.SIGKILL)
+    assert NOT_USED in team.printed(0)
 
-    shutil.copy(folder / ".run/checkpoint", team.folder / "of_two")
-    team.start(2, anew=False)
-    assert len(team.hashes()) == 1  # both have these weights, and the second wrote nothing
+    shutil.copy(checkpoint, of_two)
+    team.start(2)
+    history, weights = team.finish()
     assert "train: resuming after epoch " in team.printed(0)
-    history, weights = result()
 
-    shutil.copy(team.folder / "of_two", folder / ".run/checkpoint")
-    team.start(0, anew=False)
-    assert team.wait([0]) == [0]
-    assert not_used in team.printed(0)
-    alone, expected = result()
-    np.testing.assert_allclose(history, alone, rtol=0, atol=1e-5)
+    shutil.copy(of_two, checkpoint)
+    team.start(0)
+    alone, expected = team.finish()
+    assert NOT_USED in team.printed(0)
+    np.testing.assert_allclose(history[:COMPARED], alone[:COMPARED], rtol=0, atol=1e-5)
     for got, weight in zip(weights, expected, strict=True):
         np.testing.assert_allclose(got, weight, rtol=0, atol=1e-3)
+
+
+@pytest.mark.workers
+def test_four_workers_train_preset_accurate_as_one_does(team: Team) -> None:
+    preset = yaml.safe_load((ROOT / "presets/accurate.yaml").read_text(encoding="utf-8"))["train"]
+    small = {"epochs": 2, "hidden_units": [16], "batch_size": 60}
+    team.params = (edited(team.params[0], {"train": Train(**preset | small).model_dump()}),)
+    team.start(4)
+    history, _ = team.finish()
+    team.start(0)
+    np.testing.assert_allclose(history, team.finish()[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize(("lost", "how"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
+def test_a_worker_that_is_lost_or_hangs_ends_the_other(
+    lost: int, how: signal.Signals, team: Team
+) -> None:
+    team.start(2)
+    team.lose(lost, how)
 
 
 @pytest.mark.workers
 def test_workers_refuse_one_that_trains_something_else(team: Team) -> None:
     team.params = (*team.params, edited(team.params[0], {"train.seed": 1}))
     team.start(2)
-    assert team.wait([0, 1]) == [1, 1]
+    assert team.wait(0, 1) == [1, 1]
     for number in (0, 1):
         printed = team.printed(number)
         assert "Traceback" not in printed
@@ -119,7 +221,7 @@ def test_join_is_ended_by_signals_while_it_waits(team: Team) -> None:
     team.processes[0].send_signal(signal.SIGINT)
     team.processes[1].send_signal(signal.SIGINT)
     team.processes[2].send_signal(signal.SIGTERM)
-    assert team.wait([0, 1, 2]) == [128 + signal.SIGINT, 128 + signal.SIGINT, -signal.SIGTERM]
+    assert team.wait(0, 1, 2) == [128 + signal.SIGINT, 128 + signal.SIGINT, -signal.SIGTERM]
     assert team.printed(0).splitlines()[-1].startswith("train: interrupted; ")
     expected = "interrupted; start it again together with the others"
     assert team.printed(1).splitlines()[-1].endswith(expected)

@@ -347,14 +347,20 @@ class Network:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; `make` writes it; --model names another")
         try:
-            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            model = path.read_bytes()
+            self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
         except Exception as error:  # onnxruntime's own kinds, with no common base
             raise ValueError(f"{path}: not a model: {str(error).splitlines()[0]}") from None
         metadata = self.session.get_modelmeta().custom_metadata_map
         if lacking := {"class_names", "image_shape"} - metadata.keys():
             raise ValueError(f"{path}: no {', '.join(sorted(lacking))} in its metadata")
-        self.names: dict[str, list[str]] = json.loads(metadata["class_names"])
-        height, width = json.loads(metadata["image_shape"])
+        try:
+            self.names: dict[str, list[str]] = dict(json.loads(metadata["class_names"]))
+            height, width = map(int, json.loads(metadata["image_shape"]))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: class_names, image_shape in metadata: {error}") from None
         self.shape = (height, width)
         self.photos = metadata.get("photos", "trimmed")
         if self.photos not in ("trimmed", "plain"):
@@ -387,23 +393,36 @@ class Network:
 
 
 def find_photos(given: list[Path]) -> list[Path]:
-    """List the photos that a command line names: of a folder, all files but hidden ones."""
+    """List the photos that a command line names: of a folder, all files but hidden ones.
+
+    A folder that is empty or can't be read is in the list too, for `name_photo` to say so.
+    """
     photos = []
     for path in given:
-        if path == STDIN or not path.is_dir():
-            photos.append(path)
-            continue
-        below = sorted(path.rglob("*"))
-        hidden = [any(part.startswith(".") for part in it.relative_to(path).parts) for it in below]
-        files = [it for it, hide in zip(below, hidden, strict=True) if not (hide or it.is_dir())]
-        photos += files or [path]
+        photos += (files_in(path) or [path]) if path != STDIN and path.is_dir() else [path]
     return photos
+
+
+def files_in(folder: Path) -> list[Path]:
+    """List the files in a folder and below it; a folder that can't be read is in the list too."""
+    try:
+        inner = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return [folder]
+    files = []
+    for path in inner:
+        if not path.is_dir():
+            files.append(path)
+        elif not path.is_symlink():  # which may lead in circles
+            files += files_in(path)
+    return files
 
 
 def name_photo(network: Network, path: Path, language: str, save: Path | None) -> dict[str, Any]:
     """Name one photo, or say under `error` why not; write its picture into a folder."""
     try:
         if path.is_dir():
+            next(path.iterdir(), None)  # which says why where it can't be read
             raise ValueError("no file in this folder")
         picture, edge = see(read_photo(path), network.shape, network.photos)
         probabilities = network.predict(picture)

@@ -1,7 +1,7 @@
 // Name what is on photos, in any page: import { classify } from "…/classify.js" (types: classify.d.ts).
 // The folder must be served from the page's own address, as workers are.
 
-import { fetchBytes, loadModel } from "./model.js";
+import { fetchBytes, fetchJson, loadModel } from "./model.js";
 import { Refused } from "./preprocessing.js";
 
 export { Refused };
@@ -9,28 +9,30 @@ export { Refused };
 const BUSY = 0.25; // share of a photo's edge that is not background; measured: ../PHOTOS.md
 const CLEAR = 2; // the first class must be this much more probable than the second
 
+/** Do something once, however often it is asked for; after a failure, the next call tries again. */
+function once(make) {
+  let made = null;
+  return (...given) => {
+    made ??= make(...given).catch((error) => {
+      made = null;
+      throw error;
+    });
+    return made;
+  };
+}
+
 /** Load what is known of the network: class names, shape, how its training images look. */
-export async function loadAbout() {
-  const [about, averages] = await Promise.all(
-    ["vendor/page.json", "vendor/averages.bin"].map((path) => fetchBytes(path)),
-  );
-  return { ...JSON.parse(new TextDecoder().decode(about)), averages };
-}
+export const loadAbout = once(async () => {
+  const about = await fetchJson("vendor/page.json");
+  const averages = await fetchBytes("vendor/averages.bin", about.bytes["averages.bin"]);
+  return { ...about, averages };
+});
 
-/** Load the network and what is known of it, once, however often this is called. */
-export function load(loaded) {
-  classifier ??= loadBoth(loaded).catch((error) => {
-    classifier = null; // the next call tries again
-    throw error;
-  });
-  return classifier;
-}
-let classifier = null;
-
-async function loadBoth(loaded) {
-  const [about, model] = await Promise.all([loadAbout(), loadModel(loaded)]);
-  return { about, model };
-}
+/** Load the network and what is known of it. */
+export const load = once(async (loaded) => {
+  const about = await loadAbout();
+  return { about, model: await loadModel(loaded, about.bytes) };
+});
 
 /** Name what is on a photo. */
 export async function classify(file, language) {

@@ -1,12 +1,12 @@
 // The network: onnxruntime-web, WebAssembly, one thread (more would need special HTTP headers).
 
-const MODEL = "vendor/model.onnx";
 const OUTPUT = "probabilities"; // another one, where `classify` is told so
 
 /**
  * Load the network. Paths are relative to this module, so the page works under any address.
  *
  * @param {(bytes: number) => void} loaded is told what has come, again and again
+ * @param {Record<string, number>} bytes each file's length, as page.json has it
  * @returns {Promise<{version: string, pixels: number, type: "float32" | "uint8",
  *   classify: (images: Float32Array | Uint8Array, output?: string) => Promise<Float32Array>,
  *   predict: (picture: Uint8Array) => Promise<Float32Array>}>}
@@ -14,11 +14,11 @@ const OUTPUT = "probabilities"; // another one, where `classify` is told so
  *   and gives n × classes probabilities; `predict` takes the bytes of one.
  * @throws {Error} whose message names the file that could not be loaded
  */
-export async function loadModel(loaded = () => {}) {
+export async function loadModel(loaded, bytes = {}) {
   const [ort, wasm, model] = await Promise.all([
-    import("./vendor/onnxruntime.js"),
-    fetchBytes("vendor/onnxruntime.wasm", loaded),
-    fetchBytes(MODEL, loaded),
+    import("./vendor/onnxruntime.js").catch(named("vendor/onnxruntime.js")),
+    fetchBytes("vendor/onnxruntime.wasm", bytes["onnxruntime.wasm"], loaded),
+    fetchBytes("vendor/model.onnx", bytes["model.onnx"], loaded),
   ]);
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = wasm;
@@ -37,13 +37,26 @@ export async function loadModel(loaded = () => {}) {
   return { version: ort.env.versions.web, pixels, type, classify, predict };
 }
 
-/** Fetch a file beside this module. */
-export async function fetchBytes(path, loaded = () => {}) {
+/**
+ * Fetch a file beside this module, as it is now: the files of two networks do not fit together.
+ *
+ * @param {number} [length] bytes that it must have
+ */
+export async function fetchBytes(path, length, loaded = () => {}) {
   const url = new URL(path, import.meta.url);
-  const response = await fetch(url).catch(({ message }) => {
-    throw new Error(`${url.pathname}: ${message}`); // of fetch itself, which names no file
-  });
-  if (!response.ok) throw new Error(`${url.pathname}: ${response.status} ${response.statusText}`);
+  const bytes = await fetchAll(url, loaded).catch(named(url.pathname));
+  if (length === undefined || bytes.length === length) return bytes;
+  throw new Error(`${url.pathname}: expected ${length} bytes, got ${bytes.length}`);
+}
+
+/** Fetch a JSON file beside this module. */
+export async function fetchJson(path) {
+  return new Response(await fetchBytes(path)).json().catch(named(path));
+}
+
+async function fetchAll(url, loaded) {
+  const response = await fetch(url, { cache: "no-cache" });
+  if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
   const parts = [];
   for (const reader = response.body.getReader(); ; ) {
     const { done, value } = await reader.read();
@@ -52,3 +65,8 @@ export async function fetchBytes(path, loaded = () => {}) {
     loaded(value.length);
   }
 }
+
+/** Let an error name the file; the browser's own do not. */
+const named = (path) => ({ message }) => {
+  throw new Error(`${path}: ${message}`);
+};

@@ -6,6 +6,8 @@ import { makeSketch } from "./drawing.js";
 import { Refused, toPicture } from "./preprocessing.js";
 import { STRINGS, say } from "./strings.js";
 
+const MOST_BARS = 20; // of so many classes, the most probable, the bars are shown
+
 const find = (id) => document.getElementById(id);
 const state = {
   language: "en",
@@ -13,14 +15,14 @@ const state = {
   isReady: false, // whether the network is loaded
   loaded: 0, // bytes of it
   picture: null, // what is asked about, before its answer
-  answer: null, // { picture, probabilities, network, edge?, reading?, label? }, or null
+  answer: null, // { picture, probabilities, network, edge?, reading?, of?, label? }, or null
   error: null, // { code, values }, or null
   idle: "loading", // what is said while nothing is asked: then `ready`
   status: "loading", // what is said while there is no answer
 };
 let asked = 0; // numbers the questions, so that a late answer does not overwrite a newer one
 
-/** Name a picture and show the answer; `more` holds its label, its edge, the time of its reading. */
+/** Name a picture and show the answer; `more` holds its label, its edge and the like. */
 async function name(picture, more = {}) {
   const question = ++asked;
   if (!state.isReady) show({ picture, status: "loading" });
@@ -61,13 +63,21 @@ function render() {
   find("details").textContent = answer ? details(answer) : status === "loading" ? progress() : "";
   if (!about) return;
   drawPicture(find("picture"), answer?.picture ?? state.picture);
+  const bars = mostProbable(answer?.probabilities);
   [...find("bars").children].forEach((row, i) => {
+    row.hidden = !bars.has(i);
     const probability = answer?.probabilities[i] ?? 0;
     row.classList.toggle("best", answer?.number === i);
     row.children[0].textContent = names()[i];
     row.children[1].firstChild.style.width = `${100 * probability}%`;
     row.children[2].textContent = answer ? percent(probability) : "–";
   });
+}
+
+/** The numbers of the classes whose bars are shown. */
+function mostProbable(probabilities = []) {
+  const numbers = [...names().keys()].sort((a, b) => probabilities[b] - probabilities[a] || 0);
+  return new Set(numbers.slice(0, MOST_BARS));
 }
 
 const described = (answer) => ({
@@ -89,14 +99,15 @@ const result = ({ name, probability, second }) =>
 function progress() {
   if (!state.about) return "";
   const megabytes = (bytes) => Math.round(bytes / 1e5) / 10;
-  const values = { loaded: megabytes(state.loaded), total: megabytes(state.about.bytes) };
+  const total = state.about.bytes["onnxruntime.wasm"] + state.about.bytes["model.onnx"];
+  const values = { loaded: megabytes(state.loaded), total: megabytes(total) };
   return say(state.language, "progress", values);
 }
 
-function details({ label, network, number, reading, probability, second }) {
+function details({ label, network, number, of, reading, probability, second }) {
   const { language } = state;
   const digits = (value) => Number(value.toFixed(1));
-  const parts = [];
+  const parts = of > 1 ? [say(language, "firstOf", { of })] : [];
   if (second) {
     const values = { first: percent(probability), second: percent(second.probability) };
     parts.push(say(language, "isUndecided", values));
@@ -164,8 +175,8 @@ function moveTo(group, button) {
   for (const other of group.children) other.tabIndex = other === button ? 0 : -1;
 }
 
-/** Name a photo. */
-async function namePhoto(file) {
+/** Name a photo, the first of so many. */
+async function namePhoto(file, of) {
   select("photo");
   const question = ++asked;
   const start = performance.now();
@@ -175,7 +186,7 @@ async function namePhoto(file) {
     const { picture, edge } = await readPhoto(file, await about);
     if (question !== asked) return;
     preview(file);
-    await name(picture, { edge, reading: performance.now() - start });
+    await name(picture, { edge, of, reading: performance.now() - start });
   } catch (error) {
     if (question !== asked) return;
     if (error instanceof Refused) show({ error, status: "ready" });
@@ -196,8 +207,10 @@ function preview(file) {
 function takePhotos() {
   const take = (data) => {
     const [file] = data.files;
-    if (file) namePhoto(file);
-    else show({ error: { code: "noFile" }, status: state.idle });
+    if (file) return namePhoto(file, data.files.length);
+    asked++;
+    preview(null);
+    show({ error: { code: "noFile" }, status: state.idle });
   };
   find("file").addEventListener("change", ({ target }) => {
     if (target.files.length) take(target);
@@ -222,10 +235,8 @@ function takePhotos() {
 
 function takeDrawings() {
   const nameDrawing = async () => {
-    if (sketch.isEmpty()) {
-      asked++;
-      return show({ status: state.idle });
-    }
+    asked++;
+    if (sketch.isEmpty()) return show({ status: state.idle });
     const start = performance.now();
     try {
       const { shape, photos } = await about;
@@ -281,7 +292,7 @@ function writeAbout(language, { dataset, labels, shape, accuracy, tests, card })
   document.title += ` · ${dataset}`;
   const values = { dataset, height, width, classes: names().length };
   const sentences = [say(language, "about", values), say(language, "stays")];
-  if (accuracy) {
+  if (accuracy !== null) {
     const of = Math.min(100, tests);
     sentences.splice(1, 0, say(language, "accuracy", { right: Math.round(of * accuracy), of }));
   }
@@ -342,7 +353,7 @@ async function start() {
     find("bars").innerHTML = "<li><span></span><div><i></i></div><span></span></li>".repeat(
       names().length,
     );
-    makeStrip(await fetchBytes("vendor/pictures.bin"));
+    makeStrip(await fetchBytes("vendor/pictures.bin", state.about.bytes["pictures.bin"]));
     setLanguage(state.language);
     await network;
   } catch (error) {

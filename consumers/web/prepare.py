@@ -67,10 +67,10 @@ def prepare() -> None:
         "shape": shape,
         "photos": metadata.get("photos", "trimmed"),
         "labels": list(read(RAW / "t10k-labels-idx1-ubyte", 8, PICTURES)),
-        "accuracy": float(metadata.get("test_accuracy", 0)),  # 0: not measured
+        "accuracy": float(measured) if (measured := metadata.get("test_accuracy")) else None,
         "tests": (RAW / "t10k-labels-idx1-ubyte").stat().st_size - 8,
         "least": least,
-        "bytes": sum((folder / f"{name}").stat().st_size for name in COPIED if ".js" not in name),
+        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
         "source": source_address(),
         "card": card(metadata),
     }

@@ -10,6 +10,7 @@ of the two takes the path to write, and `language`, which is `en` or `ru`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.ft2font import FT2Font
 
 from pipeline.files import replacing
 
@@ -64,13 +66,25 @@ class Answers(NamedTuple):
     numbers: Sequence[int]
 
 
+def font(name: str) -> Path:
+    """Return the path of one of `FONTS`."""
+    return Path(mpl.get_data_path(), "fonts/ttf", name)
+
+
+def lacking(text: str) -> str:
+    """Return the characters that the font lacks, such as emoji; boxes are drawn for them."""
+    known = FT2Font(font(FONTS[0])).get_charmap()
+    return "".join(sorted(sign for sign in set(text) if ord(sign) not in known))
+
+
 @contextmanager
 def drawing(path: Path, height: float, layout: str | None = "constrained") -> Iterator[Figure]:
     """Give a figure in this module's style; write it as PNG if all went well."""
     fontManager.ttflist.clear()  # of this machine, from a file in the user's home
     for name in FONTS:
-        fontManager.addfont(Path(mpl.get_data_path(), "fonts/ttf", name))
-    with mpl.rc_context():
+        fontManager.addfont(font(name))
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # each time anew; `lacking` tells it once
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
         figure = Figure(figsize=(WIDTH, height), layout=layout)  # type: ignore[arg-type]
