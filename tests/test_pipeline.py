@@ -123,7 +123,7 @@ def test_a_forged_result_with_a_forged_dvc_lock_is_found_before_a_release(box: S
     head = box.good("git rev-parse HEAD").strip()
     metrics, lock = box.folder / "metrics/evaluate.json", box.folder / "dvc.lock"
     right = md5(metrics)
-    metrics.write_text(metrics.read_text().replace('"test_accuracy": ', '"test_accuracy": 1'))
+    metrics.write_text(metrics.read_text().replace('"test_accuracy": 0', '"test_accuracy": 9'))
     lock.write_text(lock.read_text().replace(right, md5(metrics)))
     box.commit()
     try:
