@@ -30,14 +30,14 @@ def machine() -> str:
     return f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
 
 
-def git(*arguments: str, folder: Path) -> bytes:
-    """Run a git command in a folder and return what it prints.
+def git(*arguments: str, folder: Path, **variables: str) -> bytes:
+    """Run a git command in a folder, with variables set, and return what it prints.
 
     Raises:
         ValueError: git fails; the text is one line with git's own reason.
     """
     # English, as `find_revision` and tests look for words of it.
-    environment = {**os.environ, "LC_ALL": "C"}
+    environment = {**os.environ, "LC_ALL": "C", **variables}
     result = subprocess.run(
         ["git", *arguments], cwd=folder, env=environment, capture_output=True, check=False
     )

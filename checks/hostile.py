@@ -13,6 +13,19 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = "папка с пробелом"
+GITCONFIG = """\
+[core]
+    autocrlf = true
+    attributesFile = {folder}/attributes
+    hooksPath = {folder}
+[clone]
+    defaultRemoteName = upstream
+[status]
+    showUntrackedFiles = no
+[user]
+    name = somebody
+    email = somebody@localhost
+"""
 HIDDEN = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VIRTUAL_ENV", "REV"}  # of an outer `make`
 
 
@@ -28,6 +41,10 @@ def write_hostile(folder: Path) -> dict[str, str]:
     folder.mkdir()
     (folder / "keras.json").write_text('{"floatx": "float16", "epsilon": 0.01, "backend": "jax"}')
     (folder / "matplotlibrc").write_text("figure.dpi: 30\nfont.size: 20\n")
+    (folder / "gitconfig").write_text(GITCONFIG.format(folder=folder))
+    (folder / "attributes").write_text("* eol=crlf\n")
+    (folder / "post-checkout").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "post-checkout").chmod(0o755)
     (folder / "sitecustomize.py").write_text("raise SystemExit('a foreign module was imported')")
     here = str(folder)
     return {
@@ -37,6 +54,7 @@ def write_hostile(folder: Path) -> dict[str, str]:
         "XLA_FLAGS": "--xla_cpu_enable_fast_math=true --xla_backend_optimization_level=0",
         **{"PYTHONPATH": here, "PYTHONHOME": "/nowhere", "PYTHONHASHSEED": "7"},
         **{"PIP_TARGET": here, "PIP_USER": "1", "GIT_DIR": "/nowhere"},
+        **{"GIT_CONFIG_GLOBAL": f"{here}/gitconfig", "LD_LIBRARY_PATH": here},
         **{"SHELL": "/nowhere", "SHELLOPTS": "noclobber", "BASH_ENV": "/nowhere"},
         **{"LC_ALL": "C", "TZ": "Pacific/Kiritimati", "COLUMNS": "20", "NO_COLOR": "1"},
     }

@@ -29,6 +29,7 @@ from checks.common import ABSENT, git, processor, table
 from checks.hostile import FOLDER, run_make
 from pipeline.guard import PIPELINE, read_stage
 from pipeline.params import load_params
+from tasks.runs import CLONE
 
 COMPUTED = ("metrics/", "models/", "plots/")  # outputs whose bits depend on rounding
 FOLLOWING = {".png": "picture", ".onnx": "model"}  # among them: they differ where a number does
@@ -161,7 +162,7 @@ def check(root: Path, scratch: Path) -> bool:
     )
     clone = scratch / FOLDER
     print(f"check-repro: cloning {head} to {clone} and running make there", flush=True)
-    git("clone", "--quiet", "--no-hardlinks", repository, str(clone), folder=root)
+    git(*CLONE, "--no-hardlinks", repository, str(clone), folder=root)
     project = clone / prefix
     forget(project)
     if status := run_make(project, scratch):

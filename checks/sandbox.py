@@ -17,8 +17,8 @@ import yaml
 from checks.small_data import make_data
 from pipeline.environment import ROOT
 from pipeline.files import sha256
-from pipeline.guard import LOCK
 from pipeline.params import Train
+from pipeline.records import LOCK
 from tasks.environment import mark
 from tasks.processes import answer
 from tasks.repair import object_of, outputs_of

@@ -28,7 +28,15 @@ import numpy as np
 import onnx
 from tabulate import tabulate
 
-from consumers.runtimes import BIN, LABELS, MODELS, RUNTIMES, Runtime, locked_version
+from consumers.runtimes import (
+    BIN,
+    LABELS,
+    MODELS,
+    RUNTIMES,
+    Runtime,
+    graph_hash,
+    locked_version,
+)
 from fashion_mlp.data.arrays import MAX_PIXEL, prepared_path
 from fashion_mlp.export.exact import exact_graph
 from fashion_mlp.export.quantize import quantize
@@ -312,6 +320,7 @@ def main() -> None:
     print(f"conformance: Keras, {len(images):,} images")
     expected = keras_probabilities(images)
     results: dict[str, Any] = {"images": len(images), "tolerance": TOLERANCE}
+    results["models"] = {file: graph_hash(path) for file, path in MODELS.items()}
     faults = []
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         as_bytes = Path(folder) / "test_images_uint8.npy"

@@ -6,9 +6,12 @@ In a command, these stand for paths: {python} of the project's environment, {bin
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+import onnx
 
 MODELS = {
     "float32": Path("models/fashion_mlp.onnx"),
@@ -32,6 +35,13 @@ COMPILE_C_API = (
     "consumers/c_api/classify.c -L consumers/c_api/onnxruntime/lib -lonnxruntime "
     "-Wl,-rpath,{root}/consumers/c_api/onnxruntime/lib"
 )
+
+
+def graph_hash(path: Path) -> str:
+    """Compute the SHA-256 of what an ONNX file computes: of all but its metadata."""
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 class Runtime(NamedTuple):

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from pipeline.environment import enter_clean
+from pipeline.environment import enter_clean, look_at_modules
 from pipeline.guard import guarded
+from pipeline.params import load_params
 
 # What bad input and a bad environment raise. Anything else is a fault of ours: traceback.
 EXPECTED = (OSError, ValueError, RuntimeError, MemoryError, yaml.YAMLError)
@@ -50,11 +51,13 @@ def run(main: Callable[[], None], clean_environment: bool = True) -> None:
     """
     module = main.__globals__["__spec__"].name
     if clean_environment:
-        enter_clean(module)
+        enter_clean(module, asks_for_gpu)
     stage = module.rpartition(".")[2]
     try:
-        with guarded(stage):
+        with guarded(stage) as code:
             main()
+            if code:
+                look_at_modules(code)
     except KeyboardInterrupt as interrupt:
         then = str(interrupt) or "`make` starts this stage again"
         print(f"\n{stage}: interrupted; {then}", file=sys.stderr)
@@ -66,6 +69,14 @@ def run(main: Callable[[], None], clean_environment: bool = True) -> None:
         if "DVC_STAGE" in os.environ:
             print(f"{stage}: {REMOVED}", file=sys.stderr)
         sys.exit(1)
+
+
+def asks_for_gpu() -> bool:
+    """Whether params.yaml does; where it can't be read, the stage says why."""
+    try:
+        return load_params().train.device == "gpu"
+    except (OSError, ValueError):
+        return False
 
 
 def _say(error: BaseException) -> str:

@@ -8,7 +8,6 @@ recorded as if it had been used (DVC's issue 11058). Both would be silent, so st
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import resource
 import signal
@@ -22,16 +21,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pipeline.files import md5, replacing
+from pipeline.environment import other_versions
+from pipeline.files import md5
 from pipeline.params import PARAMS_FILE
+from pipeline.records import BY_HAND, STATE, record, take, verify
 
 PIPELINE = Path("dvc.yaml")
-LOCK = Path("dvc.lock")
-# What a run leaves for the next one, and nobody else: not DVC's, not git's.
-STATE = Path(".run")
 ALONE = STATE / "lock"
 CHECKPOINT = STATE / "checkpoint"
-BY_HAND = STATE / "by_hand.json"  # what stages wrote that DVC did not start
 FIRST_YEAR, LAST_YEAR = 1980, 2107  # of a ZIP file's dates
 ADDRESSES = 3_000_000_000  # bytes; on two cores 2.7e9 were too few, and 3.4e9 enough
 ORPHAN_SECONDS = 0.5  # between looks at whether DVC still lives
@@ -50,30 +47,39 @@ class Stage(NamedTuple):
         """The modules among its dependencies."""
         return [path for path in self.deps if path.suffix == ".py"]
 
+    @property
+    def data(self) -> list[Path]:
+        """The other dependencies, which stages wrote."""
+        return [path for path in self.deps if path.suffix != ".py"]
+
 
 @contextmanager
-def guarded(name: str) -> Iterator[None]:
+def guarded(name: str) -> Iterator[list[Path]]:
     """Do, around a stage's `main`, what the module's docstring says.
 
     Where dvc.yaml is not there or has no such stage, nothing is done.
 
+    Yields:
+        The stage's modules, as dvc.yaml lists them.
+
     Raises:
-        ValueError: an input is not what dvc.lock records, or a section of params.yaml or a
-            module that the stage uses changed while it ran; or see `look_at_machine`.
+        ValueError: an input is not what dvc.lock records, or was made with other parameters than
+            params.yaml has; or an input, a section of params.yaml or a module that the stage uses
+            changed while it ran; or see `look_at_machine`.
         OSError: a file can't be read.
     """
     stage = read_stage(name)
     if stage is None:
-        yield
+        yield []
         return
     look_at_machine()
     end_with_dvc()
     imported = hashes(stage)  # before waiting for others: this process has its code already
     with alone(name):
         sweep([*stage.outs, CHECKPOINT, BY_HAND])
-        verify(stage.deps)
         before = used(stage) | imported
-        yield
+        verify(stage.data)
+        yield stage.code
         after = used(stage)
         if changed := [key for key in before if before[key] != after[key]]:
             raise ValueError(
@@ -81,7 +87,7 @@ def guarded(name: str) -> Iterator[None]:
                 f"`make` runs it with what is there now"
             )
         if "DVC_STAGE" not in os.environ:
-            record(stage.outs)
+            record(stage.outs, stage.sections)
 
 
 def read_stage(name: str, pipeline: Path = PIPELINE) -> Stage | None:
@@ -145,11 +151,11 @@ def end_with_dvc() -> None:
 
 
 def look_at_machine() -> None:
-    """Refuse what would fail later, after the training or in many lines.
+    """Refuse what would fail later, after the training or in many lines, or give other results.
 
     Raises:
-        ValueError: a ZIP file, which a model is, can't be written by the clock, or TensorFlow can't
-            start its threads.
+        ValueError: a ZIP file, which a model is, can't be written by the clock, TensorFlow can't
+            start its threads, or a package has another version than requirements.lock.
     """
     if not FIRST_YEAR <= time.localtime().tm_year <= LAST_YEAR:
         raise ValueError(
@@ -162,6 +168,11 @@ def look_at_machine() -> None:
             f"`ulimit -v` allows {limit / 1e9:.1f} GB of addresses; TensorFlow takes "
             f"{ADDRESSES / 1e9:.0f} GB, most of which it never uses: `ulimit -v unlimited`"
         )
+    if wrong := other_versions():
+        raise ValueError(
+            f"{sys.executable} has {', '.join(wrong)}, and other versions may give other results: "
+            f"`make clean`, then `make`; with DVC's own commands: `source .venv/bin/activate`"
+        )
 
 
 def sweep(outs: list[Path]) -> None:
@@ -171,69 +182,18 @@ def sweep(outs: list[Path]) -> None:
             left_over.unlink(missing_ok=True)
 
 
-def verify(paths: list[Path]) -> None:
-    """Compare files with the MD5 that dvc.lock has for the stage that wrote them.
-
-    Or with what a stage that was run by hand wrote since: `python -m stages.preprocess`.
-
-    Raises:
-        ValueError: names the first that differs, and the command that heals.
-        OSError: a file can't be read.
-    """
-    expected, by_hand = recorded(), recorded_by_hand()
-    for path in map(str, paths):
-        if path not in expected:
-            continue
-        got = md5(Path(path))
-        # What was written by hand counts until dvc.lock records something newer.
-        if got != expected[path] and by_hand.get(path) != [got, expected[path]]:
-            raise ValueError(
-                f"{path}: damaged: expected MD5 {expected[path]} (dvc.lock), got {got}; "
-                f"`make heal` removes what is damaged, in DVC's cache too, and makes it again"
-            )
-
-
-def recorded() -> dict[str, str]:
-    """Read from dvc.lock the MD5 of each file that a stage wrote, by path; not of folders."""
-    if not LOCK.exists():
-        return {}
-    stages = (yaml.safe_load(LOCK.read_text(encoding="utf-8")) or {}).get("stages", {})
-    return {
-        out["path"]: out["md5"]
-        for stage in stages.values()
-        for out in stage.get("outs", [])
-        if "md5" in out and not out["md5"].endswith(".dir")
-    }
-
-
-def record(outs: list[Path]) -> None:
-    """Note the MD5 of what a stage wrote that DVC did not start, beside what dvc.lock has."""
-    expected = recorded()
-    written = {str(path): [md5(path), expected.get(str(path))] for path in outs if path.is_file()}
-    known = recorded_by_hand() | written
-    with replacing(BY_HAND) as temporary:
-        temporary.write_text(json.dumps(known), encoding="utf-8")
-
-
-def recorded_by_hand() -> dict[str, list[str | None]]:
-    """Read what `record` noted."""
-    try:
-        known = json.loads(BY_HAND.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
 def used(stage: Stage) -> dict[str, Any]:
-    """Take the values of a stage's sections of params.yaml, and the hashes of its modules."""
+    """Take what must not change while a stage runs.
+
+    Returns:
+        The values of its sections of params.yaml, the hashes of its modules, and of its other
+        inputs what changes when a file is written: size, time and inode.
+    """
     params = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
-    values: dict[str, Any] = {}
-    for section in stage.sections:
-        value = params
-        for key in section.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        values[f"{PARAMS_FILE}: {section}"] = value
-    return values | hashes(stage)
+    values = {f"{PARAMS_FILE}: {section}": take(params, section) for section in stage.sections}
+    seen = {str(path): path.stat() for path in stage.data}
+    inputs = {path: (it.st_size, it.st_mtime_ns, it.st_ino) for path, it in seen.items()}
+    return values | inputs | hashes(stage)
 
 
 def hashes(stage: Stage) -> dict[str, str]:

@@ -4,7 +4,8 @@ reads   models/, consumers/web, metrics/, plots/classes.csv, dvc.lock; of the ex
         of this commit (`make recipe NAME=accurate`), where there is one, its exact ONNX file
 writes  dist/
 
-Nothing is laid out unless git has all of the source, and the outputs are those of dvc.lock.
+Nothing is laid out unless git has all of the source, the outputs are those of dvc.lock, stages
+evaluate and export, run once more, write the same, and `make verify-release` would refuse nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from checks import lock
 from checks.common import git
@@ -19,12 +21,17 @@ from fashion_mlp.formats import write_json, write_text
 from release.card import card
 from release.layout import CARD, SIGNATURE, STATEMENT, SUMS, hashes, sources, sums
 from release.provenance import builder, repository, statement
+from release.recipe import check_experiment
 from release.signing import model_signing
+from release.verify import verify
 from report.seeds import experiment, read_experiment
+from tasks.processes import answer
 
 DIST = Path("dist")
 ACCURATE = "accurate"
 ITS_FILE = "models/fashion_mlp_exact.onnx"  # in git
+# Whatever dvc.lock says: the proof, and the metrics, of the model that is here.
+AGAIN = ["dvc", "repro", "--force", "--single-item", "evaluate", "export"]
 
 
 def build(root: Path, folder: Path) -> None:
@@ -37,8 +44,8 @@ def build(root: Path, folder: Path) -> None:
     Raises:
         ValueError: something was changed since the commit, or is missing.
     """
-    if changed := git("status", "--porcelain", folder=root).decode().splitlines():
-        raise ValueError(f"{changed[0][3:]} is not as in the commit; commit it, or undo it")
+    if edited := changed(root):
+        raise ValueError(f"{edited[0]} is not as in the commit; commit it, or undo it")
     for name, source in sources(root).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / name)
@@ -52,16 +59,31 @@ def build(root: Path, folder: Path) -> None:
     write_text(folder / SUMS, sums(folder))
 
 
+def changed(root: Path) -> list[str]:
+    """List the files that git does not have as they are.
+
+    By a new index: in the usual one a file can be marked as unchanged, whatever becomes of it.
+    """
+    with TemporaryDirectory() as beside:
+        index = {"GIT_INDEX_FILE": f"{beside}/index"}
+        git("read-tree", "HEAD", folder=root, **index)
+        none = ["-c", "core.excludesFile=/dev/null", "-c", "core.attributesFile=/dev/null"]
+        options = ["--porcelain", "--untracked-files=all", "-z"]
+        listed = git(*none, "status", *options, folder=root, **index).decode(errors="replace")
+    return [entry[3:] for entry in listed.split("\0") if entry]
+
+
 def add_recipe(root: Path, folder: Path) -> dict[str, float] | None:
     """Add the exact ONNX file of the experiment `accurate`, and return its metrics; None: none.
 
     Raises:
-        ValueError: the experiment is not whole.
+        ValueError: the experiment is not whole, or not what the preset makes of this commit.
     """
     ref = experiment(ACCURATE, root)
     if not git("for-each-ref", ref, folder=root):
         return None
     metrics = read_experiment(ACCURATE, root)
+    check_experiment(root, ref, Path(f"presets/{ACCURATE}.yaml"))
     target = folder / f"recipes/{ACCURATE}/{Path(ITS_FILE).name}"
     target.parent.mkdir(parents=True)
     target.write_bytes(git("show", f"{ref}:{ITS_FILE}", folder=root))
@@ -85,15 +107,19 @@ def main() -> int:
     beside = DIST.with_name(".dist.tmp.new")
     shutil.rmtree(beside, ignore_errors=True)
     try:
+        print("release: stages evaluate and export once more", flush=True)
+        answer(AGAIN)
         if lock.main():
             return 1
         build(Path(), beside)
+        if faults := verify(beside, "", Path())[0]:
+            raise ValueError(faults[0])
         if len(sys.argv) > 1:
             sign(beside, sys.argv[1])
         if DIST.exists():
             shutil.rmtree(DIST)
         beside.rename(DIST)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         print(f"release: error: {error}", file=sys.stderr)
         return 1

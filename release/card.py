@@ -18,6 +18,11 @@ from report.__main__ import LOCK, read, records, run_params, shape
 
 TEXT = Path(__file__).with_name("card.txt")
 METRICS = ("train", "evaluate", "export")
+# What a card is made from, all of it in git.
+SOURCES = (
+    *(f"metrics/{stage}.json" for stage in METRICS),
+    *("plots/classes.csv", "models/labels.json", str(LOCK)),
+)
 
 
 class Metrics(dict[str, Any]):

@@ -7,16 +7,17 @@ a statement of where it all comes from (provenance.json) and SHA256SUMS over all
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.files import sha256
 
 WEB = Path("consumers/web")
 CARD, STATEMENT, SUMS, SIGNATURE = "README.md", "provenance.json", "SHA256SUMS", "model.sig"
-MADE = {CARD, STATEMENT, SUMS, SIGNATURE}  # by `make release`, from other files' content
+MADE = {CARD, STATEMENT, SUMS, SIGNATURE}  # by `make release`, from the commit and other files
 PAGE_MODEL = "page/vendor/model.onnx"
 # Made from results by programs; no commit has their bytes.
-UNTIED = ("page/vendor/", "recipes/", "test_data_set_0/")
+UNTIED = ("page/vendor/", "recipes/")
 PAGE_FILES = re.compile(r"[^/]+\.(html|js|css|svg|ts)|vendor/[^/]+")  # what the page loads
 
 
@@ -53,6 +54,11 @@ def origin(name: str) -> str | None:
     if name.startswith("page/"):
         return f"{WEB}/{name.removeprefix('page/')}"
     return name if name == "LICENSE" else f"models/{name}"
+
+
+def untied(names: Iterable[str]) -> list[str]:
+    """List the files of a release that nothing in a commit vouches for."""
+    return [name for name in names if name not in MADE and origin(name) is None]
 
 
 def hashes(folder: Path, leave_out: set[str]) -> dict[str, str]:

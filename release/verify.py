@@ -1,14 +1,16 @@
 """Check a release, byte by byte: `make verify-release DIR=dist KEY=public.pem`.
 
 Refused is a file that was changed, added or removed: against SHA256SUMS, against the statement of
-provenance, and against the commit that this names: models by the MD5 in its dvc.lock, the page and
-the licence by its own files. The statement must be the one that this commit gives; it alone says
-which repository and who built. What no commit holds (the card, test data, what the page is made of)
-is named: where sums and statement were forged, the signature alone vouches for it.
+provenance, and against the commit that this names: models and test data by the MD5 in its dvc.lock,
+the page and the licence by its own files. Card and statement must be those that this commit gives;
+the statement alone says which repository and who built. What no commit holds (what the page is made
+of, other presets' models) is named: where sums and statement were forged, the signature alone
+vouches for it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +22,7 @@ from checks.common import git
 from consumers.python.predict import printable
 from fashion_mlp.formats import write_json
 from pipeline.files import md5
+from release.card import SOURCES, card
 from release.layout import (
     CARD,
     PAGE_MODEL,
@@ -30,6 +33,7 @@ from release.layout import (
     origin,
     place,
     sums,
+    untied,
 )
 from release.provenance import source_of, stages, statement
 from release.signing import model_signing
@@ -77,6 +81,11 @@ def check_commit(folder: Path, commit: str, root: Path) -> Iterator[str]:
     for name in sorted(required):
         if not (folder / name).is_file():
             yield f"{name}: missing; a release of commit {commit[:12]} has it"
+    folders = {path: number for path, number in outputs.items() if number.endswith(".dir")}
+    for path, number in folders.items():
+        name = path.removeprefix("models/")
+        if (got := folder_md5(folder / name)) != number:
+            yield f"{name}: expected MD5 {number} (dvc.lock of {commit[:12]}), got {got}"
     for path in filter(Path.is_file, sorted(folder.rglob("*"))):
         name = path.relative_to(folder).as_posix()
         source = origin(name)
@@ -86,8 +95,39 @@ def check_commit(folder: Path, commit: str, root: Path) -> Iterator[str]:
             "show", f"{commit}:./{source}", folder=root
         ):
             yield f"{name}: differs from {source} of commit {commit[:12]}"
-        elif source and source not in outputs and source not in tracked:
+        elif source and not {source, *map(str, Path(source).parents)} & {*outputs, *tracked}:
             yield f"{name}: commit {commit[:12]} has no {source}"
+
+
+def folder_md5(folder: Path) -> str:
+    """Compute the MD5 of a folder as DVC does: of a listing of its files, as JSON."""
+    listing = [
+        {"md5": md5(path), "relpath": path.relative_to(folder).as_posix()}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    text = json.dumps(listing, sort_keys=True)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def check_card(folder: Path, commit: str, root: Path) -> Iterator[str]:
+    """Compare the card with the one that the commit gives, and the metrics of recipes/.
+
+    Raises:
+        ValueError: the commit lacks what a card is made from.
+    """
+    with TemporaryDirectory() as beside:
+        for name in SOURCES:
+            path = Path(beside, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(git("show", f"{commit}:./{name}", folder=root))
+        recipes = [it.read_text(encoding="utf-8") for it in folder.glob("recipes/*/metrics.json")]
+        try:
+            expected = card(Path(beside), *map(json.loads, recipes[:1]))
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"recipes: metrics.json: not metrics: {error!r}") from None
+        if (folder / CARD).read_bytes() != expected.encode():
+            yield f"{CARD}: changed: not the card of commit {commit[:12]}"
 
 
 def check_stated(folder: Path, stated: Mapping[str, Any], root: Path) -> Iterator[str]:
@@ -137,6 +177,7 @@ def verify(folder: Path, key: str, root: Path) -> tuple[list[str], str]:
     # Each file once: the first that is said of it says enough.
     faults += check_commit(folder, commit, root)
     faults += [] if faults else check_stated(folder, stated, root)
+    faults += [] if faults else check_card(folder, commit, root)
     faults += check_signature(folder, key)
     return list({fault.split(": ")[0]: fault for fault in reversed(faults)}.values())[::-1], commit
 
@@ -159,10 +200,10 @@ def main() -> int:
         print(f"verify-release: REFUSED: {printable(fault)}")
     signed = "signature checked" if key else "signature not checked (KEY=public.pem checks it)"
     if not faults:
-        untied = [name for name in hashes(folder, {SIGNATURE}) if origin(name) is None]
+        rest = untied(hashes(folder, {SIGNATURE}))
         print(
-            f"verify-release: {folder}: models and page are those of commit {commit[:12]}; "
-            f"{len(untied)} files, which no commit holds, are as stated: {', '.join(untied)}; "
+            f"verify-release: {folder}: models, card and page are those of commit {commit[:12]}; "
+            f"{len(rest)} files, which no commit holds, are as stated: {', '.join(rest)}; "
             f"{signed}"
         )
     return 1 if faults else 0

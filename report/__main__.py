@@ -26,8 +26,11 @@ import yaml
 from dvc.utils.flatten import flatten
 from tabulate import tabulate
 
+from consumers.runtimes import MODELS, graph_hash
 from fashion_mlp.formats import write_text
 from fashion_mlp.pictures import paper
+from pipeline.files import md5
+from pipeline.records import recorded
 
 PAGE = Path(__file__).with_name("page.html")
 REPORT = Path("report.html")
@@ -60,12 +63,25 @@ def main() -> int:
     """Write the report; the exit status says whether it was written."""
     try:
         page = build(Path())
+        check_outputs()
     except (OSError, ValueError) as error:
         print(f"report: error: {error}", file=sys.stderr)
         return 1
     write_text(REPORT, page)
     print(f"report: wrote {REPORT}, {len(page.encode()) / 1e6:.1f} MB; open it in a browser")
     return 0
+
+
+def check_outputs() -> None:
+    """Refuse metrics and pictures that are not of the run that dvc.lock records.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for path, (number, _) in recorded().items():
+        shown = path.startswith(("metrics/", "plots/")) and Path(path).is_file()
+        if shown and md5(Path(path)) != number:
+            raise ValueError(f"{path} is not of the run that dvc.lock records; run `make` first")
 
 
 def build(root: Path) -> str:
@@ -101,7 +117,7 @@ def build(root: Path) -> str:
         examples=record_table(examples),
         data=data_tables(files, lock),
         export=table(proof, ("check", "value")),
-        runtimes=runtimes(root / CONFORMANCE),
+        runtimes=runtimes(root),
         params=escape(
             yaml.safe_dump(params, allow_unicode=True, sort_keys=False, default_flow_style=None)
         ),
@@ -252,11 +268,16 @@ def data_tables(files: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
     )
 
 
-def runtimes(path: Path) -> str:
-    """Format how other runtimes compare, if that has been measured."""
-    if not path.exists():
-        return "<p>Not run yet: <code>make conformance</code> runs the file in other runtimes.</p>"
-    values, parts = read(path, json.loads), []
+def runtimes(root: Path) -> str:
+    """Format how other runtimes compare, if that has been measured with these models."""
+    path = root / CONFORMANCE
+    values, parts = read(path, json.loads) if path.exists() else {}, []
+    here = {file: root / model for file, model in MODELS.items() if (root / model).exists()}
+    if values.pop("models", None) != {file: graph_hash(model) for file, model in here.items()}:
+        return (
+            "<p>Not run with these models: <code>make conformance</code> runs them in other "
+            "runtimes.</p>"
+        )
     for file in [key for key, value in values.items() if isinstance(value, dict)]:
         rows = [{"runtime": name, **row} for name, row in values.pop(file).items()]
         parts.append(f"<h3>The {escape(file)} file</h3>{record_table(rows)}")

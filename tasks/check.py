@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.guard import LOCK, look_at_machine
+from pipeline.guard import look_at_machine
 from pipeline.params import FILES, Optimizer, Params, load_params
+from pipeline.records import LOCK
 
 LABELS_HEADER = 8  # bytes in front of the labels in an IDX file
 CHECKED = Optimizer().config.model_dump().keys()  # options that the schema itself knows

@@ -5,15 +5,18 @@ from __future__ import annotations
 import configparser
 import errno
 import os
+import sys
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
-from tasks.processes import answer
+from tasks.processes import VENV, answer
 
 GIVEN = ("dvc.yaml", "params.yaml", ".dvc/config")  # what a clone has, and DVC can't do without
 WRITTEN = (".dvc", ".run", "data", "models", "metrics", "plots")
 READ = os.R_OK | os.X_OK  # of a folder
 WRITE = READ | os.W_OK
+OURS = "tests"  # a package in .venv installs one of this name, which nothing here imports
 UNUSABLE = ":{}"  # PATH is cut at colons; DVC's progress bar takes braces for its own
 
 
@@ -49,6 +52,27 @@ def look_at_name(path: Path) -> None:
         found.append("bytes that are not UTF-8")
     if found:
         raise RuntimeError(f"{str(path)!a} has {' and '.join(found)} in its name; rename it")
+
+
+def look_at_modules() -> None:
+    """Refuse a file that hides a module of Python's, or of a package, from what runs here.
+
+    `python -m` looks in the current folder first: beside a random.py, NumPy imports that one.
+
+    Raises:
+        RuntimeError: names it.
+    """
+    folder = str(Path.cwd())
+    libraries = [path for path in sys.path if path not in ("", folder)]
+    libraries += map(str, VENV.glob("lib/python3*/site-packages"))
+    for path in sorted(Path().iterdir()):
+        name = path.name.split(".")[0]
+        here, there = (PathFinder.find_spec(name, of) for of in ([folder], libraries))
+        if here and here.has_location and there and there.has_location and name != OURS:
+            raise RuntimeError(
+                f"{path} hides {there.origin} from every program that runs in this folder; "
+                f"rename it, or move it elsewhere"
+            )
 
 
 def look_at_given(path: Path) -> None:

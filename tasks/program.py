@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks import tools
 from tasks.environment import damaged, ensure
+from tasks.folder import look_at_modules
 from tasks.processes import VENV, clean, explain, say
 from tasks.runs import heal, recipe, repro, seeds
 
@@ -93,6 +94,7 @@ def main(arguments: list[str]) -> int:
     """
     status = 1
     try:
+        look_at_modules()
         status = TASKS[arguments[0]](*arguments[1:])
     except KeyboardInterrupt:
         return 130

@@ -24,8 +24,9 @@ import psutil
 import yaml
 
 from pipeline.files import md5
-from pipeline.guard import ALONE, BY_HAND, CHECKPOINT, LOCK, PIPELINE, alone
+from pipeline.guard import ALONE, CHECKPOINT, PIPELINE, alone
 from pipeline.params import PARAMS_FILE
+from pipeline.records import BY_HAND, LOCK
 from tasks.processes import DATABASES, STATE, answer, explain
 from tasks.runs import REPAIRED, RWLOCK, VERIFIED, signature
 

@@ -17,11 +17,14 @@ from tasks.environment import ensure
 from tasks.folder import look
 from tasks.processes import DATABASES, STATE, alone, answer, call, clean, say
 
-VERIFIED = STATE / "verified.json"  # size, time and inode of the outputs that were compared
+VERIFIED = STATE / "verified.json"  # `signature` of the outputs that were compared
 REPAIRED = 3  # exit status of `tasks.repair` that removed something
 ATTEMPTS = 3  # each damage that is found takes one more run
 RWLOCK = Path(".dvc/tmp/rwlock")
 DVC_FILES = ("dvc.yaml", ".dvc")
+# Whatever the user's settings of git are: no hook or filter of theirs, and a remote named origin.
+CLONE = ("clone", "--quiet", "--origin=origin",
+         "--config=core.hooksPath=/dev/null", "--config=core.attributesFile=/dev/null")  # fmt: skip
 
 
 def repro() -> int:
@@ -126,9 +129,12 @@ def verified(folder: Path) -> bool:
 
 
 def signature(path: Path) -> list[int]:
-    """Return what changes when a file is written: its size, time and inode."""
+    """Return what changes when a file is written: its size, times and inode.
+
+    The time of its last change of any kind as well, which no program can set.
+    """
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def seeds() -> int:
@@ -204,14 +210,18 @@ def make_clone(folder: Path) -> Path:
         saved.rename(aside)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    answer(["git", "clone", "--quiet", "--no-tags", str(Path.cwd()), str(folder)])
+    answer(["git", *CLONE, "--no-tags", str(Path.cwd()), str(folder)])
     if aside.is_dir():
         aside.rename(saved)
+    # The experiment is a commit, and DVC finds not every name that git does.
+    name, address = "fashion-mlp", "fashion-mlp@localhost"
     try:
-        answer(["git", "var", "GIT_COMMITTER_IDENT"])
-    except RuntimeError:  # the experiment is a commit, and this user has told git no name
-        answer(["git", "config", "user.name", "fashion-mlp"], folder)
-        answer(["git", "config", "user.email", "fashion-mlp@localhost"], folder)
+        found = re.match("(.+) <(.*)>", answer(["git", "var", "GIT_COMMITTER_IDENT"]))
+        name, address = found.groups() if found else (name, address)
+    except RuntimeError:
+        pass  # this user has told git none
+    answer(["git", "config", "user.name", name], folder)
+    answer(["git", "config", "user.email", address], folder)
     return folder.resolve()
 
 

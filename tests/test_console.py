@@ -1,15 +1,21 @@
 import os
 import pty
+import py_compile
+import shutil
 import signal
 import subprocess
 import sys
 import termios
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 
+from checks.sandbox import edited
 from pipeline.environment import ROOT
 from tests import processes
+from tests.conftest import paper_values
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
@@ -68,6 +74,49 @@ def test_run_hands_a_stage_no_variable_that_it_does_not_know(tmp_path: Path) -> 
         tmp_path, f"print(*(name for name in {list(given)} if name in os.environ))", **given
     )
     assert (result.returncode, result.stdout) == (0, "FASHION_MLP_X TF_CONFIG\n")
+
+
+@pytest.mark.parametrize(("device", "shown"), [("cpu", "None"), ("gpu", "/opt/cuda")])
+def test_a_stage_sees_other_libraries_of_the_system_for_a_gpu_alone(
+    device: str, shown: str, tmp_path: Path
+) -> None:
+    values = edited(paper_values(), {"train.device": device})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True))
+    body = "print(os.environ.get('LD_LIBRARY_PATH'))"
+    assert run(tmp_path, body, LD_LIBRARY_PATH="/opt/cuda").stdout == f"{shown}\n"
+
+
+def test_no_file_of_the_folder_hides_a_librarys_from_a_stage(tmp_path: Path) -> None:
+    for name in ("sitecustomize", "tabulate"):
+        (tmp_path / f"{name}.py").write_text("print('a foreign module was imported')")
+    result = run(tmp_path, "import tabulate; print(tabulate.__version__)")
+    assert (result.returncode, result.stdout) == (0, f"{version('tabulate')}\n")
+
+
+def test_run_refuses_what_a_module_computed_that_dvc_yaml_does_not_list(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {probe: {deps: [probe.py, other.py]}}")
+    (tmp_path / "params.yaml").write_text("{}")
+    for name in ("other.py", "extra.py"):
+        (tmp_path / name).touch()
+    assert run(tmp_path, "import other").returncode == 0
+    result = run(tmp_path, "import extra")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"probe: error: {tmp_path}/extra.py: imported, and dvc.yaml ")
+
+
+def test_a_compiled_module_that_is_not_its_sources_is_not_used(tmp_path: Path) -> None:
+    for folder in ("pipeline", "stages", "fashion_mlp"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    source = tmp_path / "fashion_mlp/formats.py"
+    right = source.read_text()
+    source.write_text(right.replace("DIGITS = 6", "DIGITS = 1"))
+    py_compile.compile(str(source))
+    time = source.stat().st_mtime
+    source.write_text(right)
+    os.utime(source, (time, time))
+    body = "from fashion_mlp.formats import DIGITS; print(DIGITS)"
+    assert run(tmp_path, body, PYTHONPATH=str(tmp_path)).stdout == "6\n"
 
 
 def test_run_ends_at_ctrl_c_with_one_line(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.environment import ROOT
+from tasks.folder import look_at_modules
 
 NOBODY = 65534
 FILES = ("dvc.yaml", "params.yaml", "data/raw/.gitignore", "stages/fetch.py")
@@ -81,6 +82,21 @@ def test_a_fault_of_the_folder_is_named_with_its_remedy(
     subprocess.run(command, shell=True, cwd=project, check=True)
     line = make(project)
     assert f"{name}: " + FAULTS[name, command].format(name=name) in line
+
+
+@pytest.mark.parametrize("name", ["random.py", "json/__init__.py", "types.so"])
+def test_a_file_that_hides_a_module_is_named_and_another_is_not(name: str, project: Path) -> None:
+    for other in ("analysis.py", "numpy/notes.txt"):
+        (project / other).parent.mkdir(exist_ok=True)
+        (project / other).touch()
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).write_text("raise SystemExit('a foreign module was imported')")
+    assert make(project).startswith(f"make: {name.split('/')[0]} hides ")
+
+
+def test_no_name_here_hides_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    look_at_modules()
 
 
 @pytest.mark.parametrize("name", ["a:b", "a{b}", b"a\xffb"])

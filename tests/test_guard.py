@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from pipeline.environment import ROOT
+from pipeline.environment import ROOT, other_versions
 from pipeline.files import md5
 from pipeline.guard import alone, guarded
 
@@ -47,6 +48,7 @@ def test_guarded_refuses_an_input_that_is_not_what_dvc_lock_records(
             "{train: {seed: 2}, fetch: {files: a, timeout: 1}}",
             "params.yaml: train changed",
         ),
+        ("data", "whole", "data changed while the stage ran"),  # and changed back, perhaps
         ("params.yaml", "{fetch: 1}", "params.yaml: train, params.yaml: fetch.files changed"),
     ],
 )
@@ -75,6 +77,49 @@ def test_guarded_refuses_a_limit_that_tensorflow_would_abort_at(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, -1))
     with guarded("train"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("recorded", "now", "named"),
+    [
+        ({"train": {"a": {"b": 1}, "c": 2}}, {"train": {"a": {"b": 3}, "c": 2}}, "train.a.b 1, "),
+        ({"fetch.files": ["a"]}, {"fetch": {"files": ["b"]}}, r"fetch.files \['a'\], "),
+        ({"fetch.files": "a", "gone": 1}, {"fetch": {"files": "a"}}, "gone 1, "),
+    ],
+)
+def test_guarded_refuses_an_input_that_other_parameters_made(
+    recorded: Any, now: Any, named: str, project: Path
+) -> None:
+    lock = yaml.safe_load(Path("dvc.lock").read_text())
+    lock["stages"]["before"]["params"] = {"params.yaml": recorded}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    Path("params.yaml").write_text(yaml.safe_dump({"train": {}} | now))
+    with pytest.raises(ValueError, match=f"^data: made with {named}and params.yaml has"):
+        guarded("train").__enter__()
+    for section, value in recorded.items():  # and takes it where they are the same
+        *outer, last = section.split(".")
+        now |= {outer[0]: {last: value}} if outer else {last: value}
+    Path("params.yaml").write_text(yaml.safe_dump(now))
+    guarded("train").__enter__()
+
+
+def test_a_number_as_dvc_writes_it_is_the_number_of_params_yaml(project: Path) -> None:
+    params = "{train: {rate: %s}, fetch: {files: a}}"
+    Path("params.yaml").write_text(params % "0.00001")
+    lock = Path("dvc.lock").read_text().replace("before:", "before:\n    params: %s")
+    Path("dvc.lock").write_text(lock % "{params.yaml: {train: {rate: 1e-05}}}")
+    guarded("train").__enter__()
+
+
+def test_packages_of_another_version_than_the_lock_are_named(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("numpy==2.0 \\\nruamel-yaml==1.0\nruamel-yaml==2.0 ; sys_platform\nabsent==1\n")
+    for name in ("first/numpy-2.1", "second/numpy-2.0", "second/ruamel.yaml-2.0", "second/more-1"):
+        (tmp_path / f"{name}.dist-info").mkdir(parents=True)
+    folders = [str(tmp_path / name) for name in ("nowhere", "second")]
+    assert other_versions(lock, folders) == []
+    folders.insert(0, str(tmp_path / "first"))
+    assert other_versions(lock, folders) == ["numpy 2.1 (requirements.lock: 2.0)"]
 
 
 def test_guarded_lets_other_sections_change(project: Path) -> None:

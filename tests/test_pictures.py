@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.font_manager import FontManager, json_dump
 from PIL import Image
 
 from fashion_mlp.pictures import charts, grids, paper, strings, style
@@ -82,10 +83,13 @@ def _no_warnings() -> Iterator[None]:
 
 def test_pictures_have_the_same_bytes_in_another_process_with_another_style(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nsavefig.dpi: 31\naxes.grid: True\n")
+    json_dump(FontManager(), fonts := tmp_path / f"fontlist-v{FontManager.__version__}.json")
+    fonts.write_text(fonts.read_text().replace("ttf/DejaVuSans", "ttf/DejaVuSerif"))
     here, there = tmp_path / "here", tmp_path / "there"
     there.mkdir()
     code = "import sys, pathlib, tests.test_pictures as t; t.draw_all(pathlib.Path(sys.argv[1]))"
-    environment = os.environ | {"MATPLOTLIBRC": str(tmp_path), "TZ": "Asia/Tokyo"}
+    settings = dict.fromkeys(("MATPLOTLIBRC", "MPLCONFIGDIR"), str(tmp_path))
+    environment = os.environ | settings | {"TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", code, str(there)], env=environment, check=True)
     assert draw_all(here) == {file.name: file.read_bytes() for file in sorted(there.iterdir())}
 

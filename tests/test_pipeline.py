@@ -16,6 +16,8 @@ import pytest
 
 from checks.sandbox import Sandbox
 from pipeline.environment import ROOT
+from pipeline.files import md5
+from release.__main__ import AGAIN, changed
 from tests.conftest import snapshot
 from tests.docs_cog import stage_lines
 from tests.server import body, serving
@@ -107,6 +109,29 @@ def test_what_the_last_line_of_an_error_says_brings_the_results_back(box: Sandbo
     box.good("bash", "-c", remedy)
     assert snapshot(box.folder / "models") | snapshot(box.folder / "plots") == before
     assert stages_of(box.good("dvc repro")) == []
+
+
+def test_a_stage_alone_is_refused_where_its_inputs_have_other_parameters(box: Sandbox) -> None:
+    box.set(train__epochs=3)
+    status, output = box.run("dvc repro --single-item export")
+    restore(box)
+    says = "export: error: models/fashion_mlp.keras: made with train.epochs 100, and params.yaml"
+    assert (status != 0, says in output, "Traceback" in output) == (True, True, False)
+
+
+def test_a_forged_result_with_a_forged_dvc_lock_is_found_before_a_release(box: Sandbox) -> None:
+    head = box.good("git rev-parse HEAD").strip()
+    metrics, lock = box.folder / "metrics/evaluate.json", box.folder / "dvc.lock"
+    right = md5(metrics)
+    metrics.write_text(metrics.read_text().replace('"test_accuracy": 0', '"test_accuracy": 9'))
+    lock.write_text(lock.read_text().replace(right, md5(metrics)))
+    box.commit()
+    try:
+        assert "dvc.lock is current" in box.good("make check-lock")
+        box.good(*AGAIN)
+        assert changed(box.folder) == ["dvc.lock", "metrics/evaluate.json"]
+    finally:
+        box.good(f"git reset --quiet --hard {head}")
 
 
 def commands(text: str) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from pipeline.environment import ROOT
 from pipeline.files import md5
 from release.__main__ import build, sign
 from release.layout import PAGE_MODEL, SIGNATURE, STATEMENT, SUMS, hashes, sums
-from release.verify import main, verify
+from release.verify import folder_md5, main, verify
+from tasks.presets import apply
 from tests.processes import run
 
+PRESET = ("params.yaml", "presets/accurate.yaml")
 MODELS = ("fashion_mlp.onnx", "fashion_mlp_uint8.onnx", "fashion_mlp_exact.onnx")
 
 
@@ -30,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("release") / "project"
     for name in ("metrics", "plots"):
         shutil.copytree(ROOT / name, root / name)
-    for name in ("LICENSE", "dvc.lock", "requirements.lock", "models/labels.json"):
+    for name in ("LICENSE", "dvc.lock", "requirements.lock", "models/labels.json", *PRESET):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     made = {f"models/{name}": f"the model {name}" for name in MODELS}
@@ -40,9 +42,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in (made | {f"consumers/web/{it}": text for it, text in web.items()}).items():
         write_text(root / name, text)
     lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
-    for out in lock["stages"]["export"]["outs"]:
+    for out in (out for stage in lock["stages"].values() for out in stage["outs"]):
         if (root / out["path"]).is_file():
             out["md5"] = md5(root / out["path"])
+        elif (root / out["path"]).is_dir():
+            out["md5"] = folder_md5(root / out["path"])
     write_text(root / "dvc.lock", yaml.safe_dump(lock))
     write_text(root / ".gitignore", "/models/*\n!/models/labels.json\n/consumers/web/vendor/\n")
     for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "state"]):
@@ -142,6 +146,13 @@ def edit(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
     return tamper
 
 
+def forget(path: Path) -> None:
+    """Remove a file, and its folder where it is the last one there."""
+    path.unlink()
+    if not list(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
 def link(dist: Path) -> None:
     (dist / "labels.json").rename(dist.with_name("elsewhere"))
     (dist / "labels.json").symlink_to(dist.with_name("elsewhere"))
@@ -183,11 +194,11 @@ TAMPERINGS: dict[str, Callable[[Path], object]] = {
     "a path out of the release": edit(SUMS, lambda it: it + f"{0:064}  ../x\n"),
     **{
         f"a forged {name}": lambda dist, name=name: forge(dist, name)  # type: ignore[misc]
-        for name in (MODELS[2], "page/page.js", "LICENSE", "page/new.js")
+        for name in (*FILES, "page/page.js", "page/new.js", "test_data_set_0/input_1.pb")
     },
     **{
-        f"a forged release without {name}": lambda dist, name=name: forge(dist, name, Path.unlink)  # type: ignore[misc]
-        for name in (MODELS[2], "README.md", "LICENSE", "page/page.js", PAGE_MODEL)
+        f"a forged release without {name}": lambda dist, name=name: forge(dist, name, forget)  # type: ignore[misc]
+        for name in (*FILES, "page/page.js", PAGE_MODEL)
     },
     "other commands": redefine(lambda it: it["externalParameters"]["commands"].append("make")),
     "other parameters": redefine(
@@ -230,7 +241,7 @@ def test_what_is_forged_beyond_the_commit_is_refused_by_the_signature(
     dist: Path, project: Path, keys: dict[str, str]
 ) -> None:
     (_, *_), _ = verify(dist, keys["other public"], project)
-    forge(dist, "README.md")
+    forge(dist, "page/vendor/page.json")
     assert verify(dist, "", project)[0] == []
     (fault,), _ = verify(dist, keys["ours public"], project)
     assert fault.startswith("model.sig: not by ")
@@ -281,23 +292,78 @@ def test_build_refuses_what_is_not_committed(project: Path, tmp_path: Path) -> N
     assert not (tmp_path / "dist").exists()
 
 
-def test_a_release_has_the_exact_model_of_the_preset_accurate(
-    project: Path, tmp_path: Path
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_build_refuses_what_git_was_told_to_overlook(
+    flag: str, project: Path, tmp_path: Path
 ) -> None:
+    before = (project / "LICENSE").read_bytes()
+    assert run(project, "git", "update-index", flag, "LICENSE").returncode == 0
+    (project / "LICENSE").write_text("none")
+    try:
+        with pytest.raises(ValueError, match=r"^LICENSE is not as in the commit"):
+            build(project, tmp_path / "dist")
+    finally:
+        (project / "LICENSE").write_bytes(before)
+        run(project, "git", "update-index", flag.replace("--", "--no-"), "LICENSE")
+
+
+@pytest.fixture
+def accurate(project: Path) -> Iterator[Callable[..., None]]:
+    """Record an experiment `accurate`, with changes to what its dvc.lock says of stage train."""
     head = run(project, "git", "rev-parse", "HEAD").stdout.strip()
     ref = f"refs/exps/{head[:2]}/{head[2:]}/accurate"
-    assert run(project, "git", "add", "--force", f"models/{MODELS[2]}").returncode == 0
-    assert run(project, "git", "commit", "--quiet", "-m", "accurate").returncode == 0
-    run(project, "git", "update-ref", ref, "HEAD")
-    run(project, "git", "reset", "--quiet", head)
-    try:
-        build(project, tmp_path / "dist")
-        run(project, "git", "update-ref", ref, f"{head}:metrics")  # a folder alone
-        with pytest.raises(ValueError, match="no whole experiment accurate"):
-            build(project, tmp_path / "not whole")
-    finally:
-        run(project, "git", "update-ref", "-d", ref)
+
+    def save(**changes: Any) -> None:
+        apply(project / PRESET[1], project)
+        values = yaml.safe_load((project / PRESET[0]).read_text(encoding="utf-8"))
+        lock = yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))
+        for entry in lock["stages"].values():
+            recorded = entry["params"]["params.yaml"]
+            recorded |= {"train": values["train"]} if "train" in recorded else {}
+        lock["stages"]["train"] |= changes
+        write_text(project / "dvc.lock", yaml.safe_dump(lock))
+        for command in (["add", "."], ["add", "--force", f"models/{MODELS[2]}"],
+                        ["commit", "--quiet", "-m", "accurate"], ["update-ref", ref, "HEAD"],
+                        ["reset", "--quiet", "--hard", head]):  # fmt: skip
+            assert run(project, "git", *command).returncode == 0
+        content = run(project, "git", "show", f"{ref}:models/{MODELS[2]}").stdout
+        write_text(project / f"models/{MODELS[2]}", content)  # not in git otherwise
+
+    yield save
+    run(project, "git", "update-ref", "-d", ref)
+
+
+def test_a_release_has_the_exact_model_of_the_preset_accurate(
+    accurate: Callable[..., None], project: Path, tmp_path: Path
+) -> None:
+    accurate()
+    build(project, tmp_path / "dist")
     got = (tmp_path / f"dist/recipes/accurate/{MODELS[2]}").read_bytes()
     assert got == (project / f"models/{MODELS[2]}").read_bytes()
     assert "preset `accurate`" in (tmp_path / "dist/README.md").read_text(encoding="utf-8")
     assert verify(tmp_path / "dist", "", project)[0] == []
+    forge(tmp_path / "dist", "recipes/accurate/metrics.json", lambda path: write_text(path, "5"))
+    with pytest.raises(ValueError, match="not metrics"):
+        verify(tmp_path / "dist", "", project)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"params": {"params.yaml": {"train": {"epochs": 1}}}},
+            "train.epochs 1, and presets/accurate.yaml has 500",
+        ),
+        ({"deps": [{"path": "stages/train.py", "md5": "0"}]}, "stage train had other code"),
+        (
+            {"outs": [{"path": "metrics/train.json", "md5": "0"}]},
+            "metrics/train.json is not what its dvc.lock records",
+        ),
+    ],
+)
+def test_build_refuses_an_experiment_that_is_not_what_the_preset_makes(
+    changes: Any, says: str, accurate: Callable[..., None], project: Path, tmp_path: Path
+) -> None:
+    accurate(**changes)
+    with pytest.raises(ValueError, match=f"^experiment accurate: {says}.*`make recipe NAME=accur"):
+        build(project, tmp_path / "dist")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page
 
+from consumers.runtimes import MODELS, graph_hash
 from pipeline.environment import ROOT
 from report import __main__ as report
 
@@ -75,7 +76,7 @@ def test_build_shows_the_run_beside_the_paper_without_scripts_or_addresses(root:
     accuracy = json.loads((root / "metrics/evaluate.json").read_text())["test_accuracy"]
     assert f"On the test set this run reaches {100 * accuracy:.2f} %." in parsed.text
     assert "That does not hold: its own log ends at 89.36 %" in parsed.text
-    assert "Not run yet: make conformance" in parsed.text
+    assert "Not run with these models: make conformance" in parsed.text
 
 
 def test_build_escapes_what_it_shows(root: Path) -> None:
@@ -108,11 +109,19 @@ def test_build_shows_any_proof_and_the_runtimes(root: Path) -> None:
     (root / "metrics/proof.csv").write_text("check,value\nworst_ulp,7\n")
     (root / "consumers").mkdir()
     runtimes = {"node": {"version": "1.3"}, "c": {"max_difference": 3e-6}}
-    (root / report.CONFORMANCE).write_text(json.dumps({"images": 10000, "float32": runtimes}))
+    (model := root / MODELS["exact"]).parent.mkdir()
+    shutil.copy(ROOT / MODELS["exact"], model)
+    values = {"images": 10000, "models": {"exact": graph_hash(model)}, "float32": runtimes}
+    (root / report.CONFORMANCE).write_text(json.dumps(values))
     text = Parsed(report.build(root)).text
     assert "check value worst_ulp 7" in text
     assert "runtime version max difference node 1.3 – c – 3e-06" in text
     assert "images 10,000" in text
+    for models in ({}, {"exact": "0"}):  # nobody knows which, and another
+        edit_json(root / report.CONFORMANCE, models=models)
+        text = Parsed(report.build(root)).text
+        assert "Not run with these models" in text
+        assert "runtime version" not in text
 
 
 @pytest.mark.parametrize(
@@ -123,6 +132,9 @@ def test_build_shows_any_proof_and_the_runtimes(root: Path) -> None:
         ("dvc.lock", "stages: {fetch: {}}", "has no run of preprocess, train, evaluate, export"),
         ("metrics/export.json", "{", "metrics/export.json is damaged (Expecting property name"),
         ("plots/classes.csv", None, "plots/classes.csv is missing; `make` writes it"),
+        ("metrics/train.json", '{"train_loss": 0, "train_accuracy": 1}', "not of the run that dvc"),
+        ("plots/classes.csv", "class\nx\n", "plots/classes.csv is not of the run that dvc.lock"),
+        ("plots/history.png", "x", "plots/history.png is not of the run that dvc.lock records"),
         ("plots/mistakes.png", None, "plots/mistakes.png is missing; `make` draws it"),
     ],
 )

@@ -30,7 +30,7 @@ LAYERS = {
 # What surrounds a stage reads parameters and shows progress; it computes nothing.
 AROUND = {"pydantic", "pydantic_core", "ruamel", "tqdm", "yaml"}
 # These of it keep files of their own, in .run/, which are no outputs.
-KEEPERS = {"checkpoint.py", "guard.py"}
+KEEPERS = {"checkpoint.py", "guard.py", "records.py"}
 
 # Declared dependencies that nothing imports: programs, plugins, and stubs that mypy reads.
 PROGRAMS = {

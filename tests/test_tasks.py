@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from checks.hostile import write_hostile
 from checks.sandbox import edited
 from pipeline.environment import ROOT
 from pipeline.params import PARAMS_FILE, Train, check_params
@@ -109,6 +110,28 @@ def test_a_damaged_cache_object_does_not_replace_a_fresh_output(tiny: Tiny) -> N
     tiny.damage(tiny.cached("models/model"))  # which no stage reads now
     assert re.search(r"heal: removed \S+/cache/files/md5/\S+: expected", tiny.good("make", "heal"))
     assert "heal: all 4 outputs of dvc.lock are whole" in tiny.good("make", "heal")
+
+
+def test_an_edit_that_keeps_size_and_time_is_found(tiny: Tiny) -> None:
+    good, path = tiny.results(), tiny.folder / "models/model"
+    tiny.good("make")  # so that DVC has seen this file
+    before = path.stat()
+    tiny.damage(path, path.read_bytes()[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "heal: removed models/model: expected MD5" in tiny.good("make")
+    assert tiny.results() == good
+
+
+@pytest.mark.parametrize("setting", ["core.no_scm", "core.hardlink_lock", "hydra.enabled"])
+def test_a_users_settings_of_dvc_stop_no_experiment(tiny: Tiny, setting: str) -> None:
+    section, key = setting.split(".")
+    path = tiny.folder.parent / ".config/dvc/config"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"[{section}]\n    {key} = true\n")
+    try:
+        tiny.good("make", "recipe", "NAME=quick")
+    finally:
+        path.unlink()
 
 
 def test_a_damaged_listing_does_not_run_its_stage_for_ever(tiny: Tiny) -> None:
@@ -296,7 +319,10 @@ def metrics(tiny: Tiny, name: str) -> Any:
     return json.loads(tiny.good("git", "show", f"{ref}:metrics/train.json"))
 
 
-def test_recipe_leaves_the_folder_alone_and_needs_no_source(tiny: Tiny) -> None:
+def test_recipe_leaves_the_folder_alone_and_needs_no_source(tiny: Tiny, tmp_path: Path) -> None:
+    # Nor anybody's settings of git: hooks, filters, another name for the remote.
+    hostile = write_hostile(tmp_path / "hostile")
+    tiny.environment = tiny.environment | {"GIT_CONFIG_GLOBAL": hostile["GIT_CONFIG_GLOBAL"]}
     # An edit that is not committed stays, and stays out.
     tiny.set(train__epochs=50)
     before = snapshot(tiny)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont
+from matplotlib.font_manager import fontManager
 from matplotlib.ft2font import FT2Font
 
 from pipeline.files import replacing
@@ -28,6 +28,8 @@ WIDTH = 8.8  # inches: 1,056 pixels, shown at 880 or less in a README
 DPI = 120
 # Okabe and Ito's colours, which people of any colour vision tell apart: jfly.uni-koeln.de/color
 BLUE, VERMILION, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#6B6B6B"
+
+FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")
 
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": GREY,
@@ -64,15 +66,23 @@ class Answers(NamedTuple):
     numbers: Sequence[int]
 
 
+def font(name: str) -> Path:
+    """Return the path of one of `FONTS`."""
+    return Path(mpl.get_data_path(), "fonts/ttf", name)
+
+
 def lacking(text: str) -> str:
     """Return the characters that the font lacks, such as emoji; boxes are drawn for them."""
-    known = FT2Font(findfont("DejaVu Sans")).get_charmap()
+    known = FT2Font(font(FONTS[0])).get_charmap()
     return "".join(sorted(sign for sign in set(text) if ord(sign) not in known))
 
 
 @contextmanager
 def drawing(path: Path, height: float, layout: str | None = "constrained") -> Iterator[Figure]:
     """Give a figure in this module's style; write it as PNG if all went well."""
+    fontManager.ttflist.clear()  # of this machine, from a file in the user's home
+    for name in FONTS:
+        fontManager.addfont(font(name))
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # each time anew; `lacking` tells it once
         mpl.rcdefaults()
