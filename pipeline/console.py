@@ -34,8 +34,8 @@ REMEDIES = {
     errno.ENOTDIR: "a file lies where a folder should be: move it, then run `make` again",
 }
 REMOVED = (
-    "DVC removed this stage's results before it ran; what brings the committed ones back: "
-    "dvc checkout; git checkout metrics models plots (after `dvc exp run -S`, params.yaml too)"
+    "DVC removed this stage's results before it ran, and `dvc exp run -S` leaves params.yaml as it "
+    "set it; what brings the committed ones back: dvc checkout; git checkout metrics models plots"
 )
 QUIET_SECONDS = 10.0  # between lines of progress where nobody watches them move
 
