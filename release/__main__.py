@@ -34,6 +34,12 @@ ITS_FILE = "models/fashion_mlp_exact.onnx"  # in git
 AGAIN = ["dvc", "repro", "--force", "--single-item", "evaluate", "export"]
 
 
+def check_committed(root: Path) -> None:
+    """Refuse a folder that is not as its commit: ValueError."""
+    if edited := changed(root):
+        raise ValueError(f"{edited[0]} is not as in the commit; commit it, or undo it")
+
+
 def build(root: Path, folder: Path) -> None:
     """Lay out a release, unsigned.
 
@@ -44,8 +50,7 @@ def build(root: Path, folder: Path) -> None:
     Raises:
         ValueError: something was changed since the commit, or is missing.
     """
-    if edited := changed(root):
-        raise ValueError(f"{edited[0]} is not as in the commit; commit it, or undo it")
+    check_committed(root)
     for name, source in sources(root).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / name)
@@ -107,6 +112,7 @@ def main() -> int:
     beside = DIST.with_name(".dist.tmp.new")
     shutil.rmtree(beside, ignore_errors=True)
     try:
+        check_committed(Path())  # before what takes long, and again after it
         print("release: stages evaluate and export once more", flush=True)
         answer(AGAIN)
         if lock.main():
