@@ -258,7 +258,7 @@ def test_execute_says_what_a_runtime_did_wrong(
 ) -> None:
     monkeypatch.setattr(conformance, "TIMEOUT", 2)
     (tmp_path / "example.py").write_text(code)
-    command = f"{sys.executable} {tmp_path}/example.py"
+    command = f"{{python}} {tmp_path}/example.py"
     runtime = Runtime("x", "X", "pip install x", command)
     with pytest.raises(RuntimeError, match=re.escape(reason)):
         execute(runtime, Job(Path("model.onnx"), Path("images.npy"), 784, 10), "probabilities")

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -273,7 +274,7 @@ def test_main_takes_a_file_name_that_is_no_text(model: Path, shirt: Path, answer
 
 
 def test_main_ends_quietly_where_nobody_reads_on(model: Path, shirt: Path) -> None:
-    command = f"{sys.executable} {SCRIPT} {shirt} --model {model} | true"
+    command = shlex.join(map(str, [sys.executable, SCRIPT, shirt, "--model", model])) + " | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
@@ -290,7 +291,8 @@ def test_main_ends_quietly_where_nobody_reads_on(model: Path, shirt: Path) -> No
 def test_main_says_in_one_line_where_it_cannot_read_or_write(
     arguments: str, reason: str, model: Path, shirt: Path
 ) -> None:
-    command = f"{sys.executable} {SCRIPT} --model {model} {arguments.format(photo=shirt)}"
+    program = shlex.join(map(str, [sys.executable, SCRIPT, "--model", model]))
+    command = f"{program} {arguments.format(photo=shlex.quote(str(shirt)))}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stderr == f"predict: {reason.format(photo=shirt)}\n"
