@@ -137,16 +137,17 @@ def resample(images: tf.Tensor, image_shape: tuple[int, int], places: tf.Tensor)
     """
     height, width = image_shape
     down, right = tf.unstack(places)
-    padded = tf.pad(tf.reshape(images, (-1, height, width)), ((0, 0), (1, 1), (1, 1)))
-    padded = tf.reshape(padded, (-1, (height + 2) * (width + 2)))
-
-    def pixel(row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
-        row, column = tf.clip_by_value(row, -1, height), tf.clip_by_value(column, -1, width)
-        place = (row + 1) * (width + 2) + column + 1
-        return tf.gather(padded, tf.cast(place, tf.int32), batch_dims=1)
-
     top, left = tf.floor(down), tf.floor(right)
     down, right = down - top, right - left
-    upper = (1 - right) * pixel(top, left) + right * pixel(top, left + 1)
-    lower = (1 - right) * pixel(top + 1, left) + right * pixel(top + 1, left + 1)
+    # Two rows and columns of 0 on each side, so that all four neighbours lie in the array.
+    padded = tf.pad(tf.reshape(images, (-1, height, width)), ((0, 0), (2, 2), (2, 2)))
+    padded = tf.reshape(padded, (-1, (height + 4) * (width + 4)))
+    row, column = tf.clip_by_value(top, -2, height) + 2, tf.clip_by_value(left, -2, width) + 2
+    first = tf.cast(row * (width + 4) + column, tf.int32)
+
+    def pixel(below: int, beside: int) -> tf.Tensor:
+        return tf.gather(padded, first + below * (width + 4) + beside, batch_dims=1)
+
+    upper = (1 - right) * pixel(0, 0) + right * pixel(0, 1)
+    lower = (1 - right) * pixel(1, 0) + right * pixel(1, 1)
     return (1 - down) * upper + down * lower
