@@ -13,13 +13,16 @@ from benchmarks.measure import Row, Table, rounds
 
 # The environment of the baselines that the pipeline's lacks: benchmarks/requirements.in.
 OTHER = "benchmarks/.venv/bin/python"
-PRODUCTS = ("matrix products, NumPy + OpenBLAS", "matrix products, XLA + YNNPACK")
-LOWER_BOUND = "lower bound: the faster of the two"  # in each round
+PRODUCTS = {  # their name, and their library in `lower_bound`
+    "matrix products, NumPy + OpenBLAS": "numpy",
+    "matrix products, XLA + YNNPACK": "xla",
+    "matrix products, TensorFlow + oneDNN": "onednn",
+}
+LOWER_BOUND = "lower bound: the fastest of them"  # in each round
 STAGE = "stage train"
 # Python, and the module of benchmarks/baselines with its arguments.
 BASELINES = {
-    PRODUCTS[0]: (sys.executable, "lower_bound", "numpy"),
-    PRODUCTS[1]: (sys.executable, "lower_bound", "xla"),
+    **{name: (sys.executable, "lower_bound", library) for name, library in PRODUCTS.items()},
     STAGE: (sys.executable, "stage_train", "float32"),
     "stage train, precision: bfloat16": (sys.executable, "stage_train", "bfloat16"),
     "JAX, whole epoch in lax.scan": (OTHER, "jax_scan"),

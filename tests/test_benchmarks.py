@@ -83,17 +83,14 @@ def test_a_baseline_whose_library_is_missing_is_left_out_with_a_note(
 ) -> None:
     monkeypatch.chdir(prepared(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    products = {
-        name: (sys.executable, "lower_bound", library)
-        for name, library in zip(training.PRODUCTS, ("numpy", "xla"), strict=True)
-    }
+    products = {name: training.BASELINES[name] for name in training.PRODUCTS}
     missing = ("no/such/python", "pytorch_loop")
     monkeypatch.setattr(training, "BASELINES", products | {"PyTorch": missing})
     monkeypatch.setattr(training, "OTHER", "no/such/python")
     steady, first = training.measure(1, 2)
     assert [row.name for row in first.rows] == list(training.PRODUCTS)
-    numpy, xla, lower_bound = (row.values for row in steady.rows)
-    assert list(map(min, numpy, xla)) == lower_bound
+    *values, lower_bound = (row.values for row in steady.rows)
+    assert list(map(min, *values)) == lower_bound
     assert len(lower_bound) == 2
     assert steady.notes[1].startswith("PyTorch: left out: [Errno 2]")
 

@@ -1,8 +1,9 @@
 """The lower bound: an epoch's two large matrix products and nothing else, by the library named.
 
 In each step a forward product (200, 784) @ (784, 800) and the gradient of its weights
-(784, 200) @ (200, 800): the least that training must compute. `numpy` is NumPy's OpenBLAS; `xla`
-is what stage `train` uses, with the images transposed in advance.
+(784, 200) @ (200, 800): the least that training must compute. `numpy` is NumPy's OpenBLAS. `xla`
+is YNNPACK, which stage `train` uses, and `onednn` what TensorFlow uses without XLA, both with the
+images transposed in advance.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def by_numpy(images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray) -> tu
     return f"NumPy {np.__version__}", epoch
 
 
-def by_xla(images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray) -> tuple[str, Epoch]:
+def by_tensorflow(
+    images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray, xla: bool
+) -> tuple[str, Epoch]:
     """Return the library's name and version, and a function that computes an epoch."""
     from fashion_mlp.network import engine
 
@@ -40,7 +43,7 @@ def by_xla(images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray) -> tupl
     in_memory, transposed = tf.constant(images), tf.constant(images.transpose(0, 2, 1))
     factors = tf.constant(kernel), tf.constant(upstream)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=xla)
     def compiled(kernel: tf.Tensor, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         def step(
             row: tf.Tensor, hidden: tf.Tensor, gradient: tf.Tensor
@@ -66,8 +69,11 @@ def main() -> None:
     random = np.random.default_rng(0)
     kernel = random.standard_normal((pixels, HIDDEN), np.float32)
     upstream = random.standard_normal((BATCH, HIDDEN), np.float32)
-    make = {"numpy": by_numpy, "xla": by_xla}[sys.argv[1]]
-    library, epoch = make(batches, kernel, upstream)
+    factors = (batches, kernel, upstream)
+    if (named := sys.argv[1]) == "numpy":
+        library, epoch = by_numpy(*factors)
+    else:
+        library, epoch = by_tensorflow(*factors, xla=named == "xla")
     Turns(library).take(epoch)
 
 

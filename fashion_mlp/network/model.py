@@ -95,7 +95,7 @@ def predict(network: keras.Model, images: np.ndarray) -> np.ndarray:
         Probabilities, float32 (n, classes).
     """
 
-    @partial(tf.function, jit_compile=True)
+    @partial(tf.function, jit_compile=True, autograph=False)
     def forward(values: tf.Tensor) -> tf.Tensor:
         for layer in network.layers:
             kernel = tf.convert_to_tensor(layer.kernel)
