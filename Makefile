@@ -93,7 +93,7 @@ check-workers:  ## train with several workers, kill some: the same losses and we
 mutations: repro  ## break the ONNX model in a thousand ways: does the proof notice each? (4 to 10 minutes)
 	@$(TASK) run python -m checks.mutations
 
-check-prove:  ## hold `prove` to 2,500 broken files of 25 networks, by two exporters (5 to 10 minutes)
+check-prove:  ## hold `prove` to 2,500 broken files of 25 networks, by two exporters (4 to 10 minutes)
 	@$(TASK) run python -m checks.anybody
 
 check-lock:  ## say whether dvc.lock is current

@@ -89,7 +89,7 @@ def trials(lab: Lab) -> Iterator[Trial]:
         yield Trial("damage", what, name, partial(damage, Path(name), how))
     for what, options in LIMITS.items():
         for option in options:
-            yield Trial("limits", f"little {what}", option, partial(limit, option))
+            yield Trial("limits", f"limited {what}", option, partial(limit, option))
     for fault, places in MOUNTS.items() if sys.platform == "linux" and os.geteuid() == 0 else ():
         for option, place in places:
             yield Trial("disks", fault, place, partial(mount, option, place))

@@ -83,6 +83,7 @@ def card(root: Path, accurate: dict[str, float] | None = None) -> str:
              for row in classes],
         ),
         agreement=f"{metrics['argmax_agreement']:,} of {metrics['images']:,}",
+        exact=f"{metrics['exact_argmax_agreement']:,}",
         seed=params["train"]["seed"],
         epochs=params["train"]["epochs"],
     )  # fmt: skip

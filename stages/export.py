@@ -4,7 +4,7 @@ reads   models/fashion_mlp.keras, data/prepared/{train,validation,test}_{images,
 writes  models/fashion_mlp.onnx         float32 [N,pixels] -> probabilities float32 [N,classes]
         models/fashion_mlp_uint8.onnx   the same with the preprocessing inside: uint8 [N,pixels]
         models/fashion_mlp_exact.onnx   uint8 [N,pixels] -> logits, class, probabilities: integers
-                                        inside, so that every runtime gives the same logits
+                                        inside, so that every float32 runtime gives the same logits
         models/labels.json              class names and image shape, for runtimes without metadata
         models/test_data_set_0/         an input and its output, in ONNX's backend-test layout
         metrics/export.json             on how many images it held

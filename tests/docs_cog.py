@@ -50,8 +50,8 @@ RUSSIAN = {
     "**no**": "**нет**",
     "its log ends at": "в её журнале",
     "not measured": "не измерено",
-    "**does not hold**": "**неверно**",
-    "holds": "верно",
+    "**does not hold**": "**не подтверждается**",
+    "holds": "подтверждается",
 }
 
 
@@ -85,6 +85,11 @@ def verdict(language: str = "en") -> str:
     if language == "ru":
         words = re.compile("|".join(map(re.escape, RUSSIAN)))
         rows = [[words.sub(lambda it: RUSSIAN[it[0]], cell) for cell in row] for row in rows]
+        pairs = re.compile(r"(\d), (?=[*\d])|(?<=\d)\.(?=\d)")  # 0.1, 0.2 -> 0,1; 0,2
+        rows = [
+            [pairs.sub(lambda it: f"{it[1]}; " if it[1] else ",", cell) for cell in row]
+            for row in rows
+        ]
     return tabulate(rows, "firstrow", "github", disable_numparse=True)
 
 

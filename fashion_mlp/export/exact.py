@@ -1,4 +1,4 @@
-"""The exact ONNX graph: every runtime gives the same bits, as no sum of products can round.
+"""The exact ONNX graph: every float32 runtime gives the same bits, as no sum of products can round.
 
 What the products of a kernel in parts give is put together by powers of two and a fixed chain of
 additions. Each rounds once, as IEEE 754 says, so it is alike everywhere, but for one trap: runtimes
