@@ -8,6 +8,7 @@ TARGETS := help repro recipe seeds dataset heal report watch sweep-picture test 
 	check-workers check-lock check-sharing check-prove gate mutations torture bench conformance \
 	conformance-tools push pull clean
 UNKNOWN := $(filter-out $(TARGETS) Makefile,$(MAKECMDGOALS))
+.NOTPARALLEL:  # targets share the folder
 .PHONY: $(TARGETS) $(UNKNOWN)
 .DEFAULT_GOAL := repro
 

@@ -103,6 +103,8 @@ def read(contents: Mapping[str, bytes]) -> dict[str, Any]:
             raise ValueError(f"{where}: not JSON: {error}") from None
         if not isinstance(values, dict):
             raise ValueError(f"{where}: expected an object of metrics, got {type(values).__name__}")
+        if twice := metrics.keys() & values.keys():
+            raise ValueError(f"{where}: {min(twice)} stands in another file too; remove one")
         metrics |= values
     return metrics
 

@@ -106,6 +106,8 @@ def main() -> None:
 
         model = load_onnx(options.onnx)
         findings = compare(study(options.keras, images), model)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was decided") from None
     except Exception as error:  # whatever Keras, TensorFlow and onnx raise: not decided
         if isinstance(error, OSError) and error.filename:
             error = ValueError(f"{error.filename}: {error.strerror}")
@@ -117,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, is_stage=False)

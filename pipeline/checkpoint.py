@@ -20,6 +20,7 @@ from typing import Any
 from pipeline.environment import ROOT
 from pipeline.files import replacing, sha256
 from pipeline.guard import PIPELINE, read_stage
+from pipeline.records import take
 
 DIGEST_BYTES = 32  # of SHA-256, in front of the rest
 MAX_HEADER = 1 << 26  # bytes: the log of a million epochs
@@ -30,21 +31,20 @@ History = dict[str, list[float]]
 def identity(params: Mapping[str, Any], workers: int) -> dict[str, str]:
     """Describe all that the result of a training run depends on.
 
-    Data, in the current folder, and code are what dvc.yaml lists for stage train.
+    Parameters, data, in the current folder, and code are what dvc.yaml lists for stage train.
 
     Args:
-        params: the section `train` of params.yaml.
+        params: all of params.yaml.
         workers: how many train together.
 
     Raises:
         OSError: dvc.yaml or a file that it lists can't be read.
     """
     stage = read_stage("train", ROOT / PIPELINE)
-    code, deps = (stage.code, stage.deps) if stage else ([], [])
-    data = [path for path in deps if path not in code]
+    code, data, sections = (stage.code, stage.data, stage.sections) if stage else ([], [], [])
     libraries = [f"{name} {version(name)}" for name in ("keras", "numpy", "tensorflow")]
     return {
-        "parameters": json.dumps(params, sort_keys=True),
+        "parameters": json.dumps({it: take(params, it) for it in sections}, sort_keys=True),
         "data": " ".join(sha256(path) for path in data),
         "code": " ".join(sha256(ROOT / path) for path in code),
         "library versions": ", ".join([*libraries, f"Python {platform.python_version()}"]),

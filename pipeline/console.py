@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ REMOVED = (
 QUIET_SECONDS = 10.0  # between lines of progress where nobody watches them move
 
 
-def run(main: Callable[[], None], clean_environment: bool = True) -> None:
+def run(main: Callable[[], None], clean_environment: bool = True, is_stage: bool = True) -> None:
     """Run a stage's `main`, guarded; say an expected error in one line and exit with 1.
 
     FASHION_MLP_TRACEBACK=1 in the environment shows the traceback as well.
@@ -48,13 +48,15 @@ def run(main: Callable[[], None], clean_environment: bool = True) -> None:
     Args:
         main: of the module that is being run.
         clean_environment: False where the result depends on no variable.
+        is_stage: False for a program that has nothing to do with dvc.yaml.
     """
     module = main.__globals__["__spec__"].name
     if clean_environment:
         enter_clean(module, asks_for_gpu)
     stage = module.rpartition(".")[2]
+    guard: AbstractContextManager[list[Path]] = guarded(stage) if is_stage else nullcontext([])
     try:
-        with guarded(stage) as code:
+        with guard as code:
             main()
             if code:
                 look_at_modules(code)

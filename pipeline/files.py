@@ -18,9 +18,13 @@ def replacing(path: Path) -> Iterator[Path]:
     error leaves the old file alone; after SIGKILL, guard.sweep removes the temporary one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.stem}.tmp.", suffix=path.suffix
-    )
+    try:
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}.tmp.", suffix=path.suffix
+        )
+    except OSError as error:
+        error.filename = str(path.parent)  # not the temporary one: it is the folder that refuses
+        raise
     os.close(handle)
     temporary = Path(name)
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.files import md5, replacing
 from pipeline.params import GIVEN, PARAMS_FILE
@@ -35,10 +36,11 @@ def verify(paths: list[Path]) -> None:
             made.append((number, values))
         if not made:
             continue
+        source = LOCK if path in expected else BY_HAND
         got = md5(Path(path))
         if not (same := [values for number, values in made if number == got]):
             raise ValueError(
-                f"{path}: damaged: expected MD5 {made[0][0]} (dvc.lock), got {got}; "
+                f"{path}: damaged: expected MD5 {made[0][0]} ({source}), got {got}; "
                 f"`make heal` removes what is damaged, in DVC's cache too, and makes it again"
             )
         now = {key: take(params, key) for key in same[-1]}
@@ -104,8 +106,19 @@ def recorded_by_hand() -> dict[str, list[Any]]:
 
 
 def read_values(path: Path) -> Any:
-    """Read a YAML file as DVC does, to which `1e-05` is a number."""
-    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    """Read a YAML file as DVC does, to which `1e-05` is a number.
+
+    Raises:
+        ValueError: it is not YAML.
+        OSError: it can't be read.
+    """
+    try:
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:  # which is not PyYAML's
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{path}: not YAML: {reason}; `git checkout {path}` brings back the last"
+        ) from None
 
 
 def take(params: Any, section: str) -> Any:

@@ -25,7 +25,7 @@ from release.recipe import check_experiment
 from release.signing import model_signing
 from release.verify import verify
 from report.seeds import experiment, read_experiment
-from tasks.processes import answer
+from tasks.processes import call
 
 DIST = Path("dist")
 ACCURATE = "accurate"
@@ -114,7 +114,8 @@ def main() -> int:
     try:
         check_committed(Path())  # before what takes long, and again after it
         print("release: stages evaluate and export once more", flush=True)
-        answer(AGAIN)
+        if call(AGAIN):
+            raise ValueError(f"{' '.join(AGAIN)} failed, and said why")
         if lock.main():
             return 1
         build(Path(), beside)

@@ -184,7 +184,7 @@ def verify(folder: Path, key: str, root: Path) -> tuple[list[str], str]:
 
 def main() -> int:
     """Check; the exit status is 0 where nothing differs."""
-    if len(sys.argv) < 2:
+    if len(sys.argv) < 2 or Path(sys.argv[1]).is_file():  # no folder, or the key alone
         print("verify-release: error: say which: make verify-release DIR=dist", file=sys.stderr)
         return 2
     folder, key = Path(sys.argv[1]), "".join(sys.argv[2:])

@@ -53,14 +53,17 @@ def page() -> str:
 class Handler(BaseHTTPRequestHandler):
     """Answers any request with the page."""
 
+    timeout = 1  # second: browsers open connections on which they ask nothing
+
     def do_GET(self) -> None:
         """Answer."""
         content = page().encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        with suppress(ConnectionError):  # the page was closed
+            self.end_headers()
+            self.wfile.write(content)
 
     def log_message(self, *arguments: object) -> None:
         """Stay silent: a page that looks every two seconds would fill the terminal."""

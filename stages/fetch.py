@@ -171,7 +171,7 @@ def find(folder: Path, name: str) -> list[Path]:
     """
     # Unlike Path's methods, os.path's say no where a path can't be read or is no path at all.
     if not os.path.isdir(folder):  # noqa: PTH112
-        raise SourceError("not a folder" if os.path.exists(folder) else "not installed")  # noqa: PTH110
+        raise SourceError("not a folder" if os.path.exists(folder) else "no such folder")  # noqa: PTH110
     try:
         folders = [folder, *sorted(filter(os.path.isdir, folder.iterdir()))]
     except OSError as error:
@@ -182,6 +182,12 @@ def find(folder: Path, name: str) -> list[Path]:
     if not found:
         raise SourceError(f"has neither {name} nor {name}.gz")
     return found
+
+
+def stated_length(answer: requests.Response, most: int) -> int:
+    """Return the bytes that a server says it sends, or `most` where it says none or more."""
+    stated = answer.headers.get("Content-Length", "")
+    return min(int(stated[:15]), most) if stated.isascii() and stated.isdecimal() else most
 
 
 def download(url: str, most: int, timeout: float, scratch: Path) -> Path:
@@ -205,7 +211,7 @@ def download(url: str, most: int, timeout: float, scratch: Path) -> Path:
             requests.get(
                 url, stream=True, timeout=timeout, headers={"Accept-Encoding": "identity"}
             ) as answer,
-            progress(f"fetch {archive.name}", most, "bytes") as bar,
+            progress(f"fetch {archive.name}", stated_length(answer, most), "bytes") as bar,
         ):
             answer.raise_for_status()
             # As it comes: a body that says it is compressed once more is not what was asked for.
@@ -302,7 +308,10 @@ def _run(command: list[str], folder: Path) -> str:
         SourceError: it failed; its last error is the reason.
     """
     print(f"fetch: {' '.join(command)}", file=sys.stderr)
-    options: dict[str, Any] = {"stdout": sys.stderr, "stderr": subprocess.PIPE, "text": True}
+    options: dict[str, Any] = {
+        **{"stdout": sys.stderr, "stderr": subprocess.PIPE, "text": True, "errors": "replace"},
+        "env": {**os.environ, "LC_ALL": "C"},  # its reasons are looked for by their words
+    }
     try:
         result = subprocess.run(command, cwd=folder, timeout=APT_SECONDS, check=False, **options)
     except subprocess.TimeoutExpired:

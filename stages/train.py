@@ -25,6 +25,7 @@ from fashion_mlp.paths import HISTORY, MODEL
 from pipeline.checkpoint import Checkpoint, History, identity
 from pipeline.console import progress, run
 from pipeline.files import replacing
+from pipeline.guard import CHECKPOINT
 from pipeline.params import Train, load_params
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from fashion_mlp.training.workers import Workers
 
 METRICS = Path("metrics/train.json")
-CHECKPOINT = Path(".run/checkpoint")
 LOG = ("loss", "accuracy", "validation_loss", "validation_accuracy")  # columns of HISTORY
 MOST_CLASSES = 26  # that a softmax adds up alike on x86 and ARM; of more, 47 were tried
 
@@ -142,7 +142,7 @@ def main() -> None:
     workers = join(chief=True) if asked() else None
     optimizer = params.train.optimizer
     make_optimizer(optimizer.class_name, optimizer.config.model_dump())  # or refuse it at once
-    of = identity(params.train.model_dump(), workers.count if workers else 1)
+    of = identity(params.model_dump(), workers.count if workers else 1)
     checkpoint = Checkpoint(CHECKPOINT, of)
     network = build_network(pixels, params.train.hidden_units, params.train.activation, classes)
     network.summary()

@@ -75,7 +75,7 @@ def main() -> int:
         params = load_params()
         check_counts(params)
         check_optimizer(params.train.optimizer)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"make: {error}; nothing was run", file=sys.stderr)
         return 1
     return 0

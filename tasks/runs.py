@@ -45,9 +45,8 @@ def check() -> int:
 
 def show_results() -> None:
     """Say what there is now and what can be done with it."""
-    metrics: dict[str, float] = {}
-    for path in sorted(Path("metrics").glob("*.json")):
-        metrics |= json.loads(path.read_text(encoding="utf-8"))
+    path = Path("metrics/evaluate.json")
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     names = [name for name in ("test_accuracy", "validation_accuracy") if name in metrics]
     shown = [f"{name} {metrics[name]:.4f}" for name in names]
     shown += map(str, sorted(Path("models").glob("*.onnx")))
@@ -227,11 +226,11 @@ def make_clone(folder: Path) -> Path:
 
 def share_cache(clone: Path) -> None:
     """Give a clone this folder's cache, and what .dvc/config.local says."""
+    cache = Path.cwd() / answer(["dvc", "cache", "dir"]).strip()  # or DVC says what is wrong
     config = configparser.RawConfigParser()
     config.read(".dvc/config.local", encoding="utf-8")
     if not config.has_section("cache"):
         config.add_section("cache")
-    cache = Path.cwd() / answer(["dvc", "cache", "dir"]).strip()
     config.set("cache", "dir", f'"{cache}"')
     with (clone / ".dvc/config.local").open("w", encoding="utf-8") as file:
         config.write(file)

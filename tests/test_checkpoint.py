@@ -78,18 +78,21 @@ def test_identity_is_of_parameters_data_code_and_number_of_workers(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "ROOT", tmp_path)
     stage = {"cmd": "x", "deps": ["code.py", "data.npy"], "outs": ["model"]}
+    stage["params"] = ["train", "dataset.image_shape"]
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
     for name in ("code.py", "data.npy", "other.py"):
         Path(name).write_text("1")
 
-    def now(workers: int = 1, seed: int = 1) -> dict[str, str]:
-        return identity(Train(seed=seed).model_dump(), workers)
+    def now(workers: int = 1, seed: int = 1, height: int = 28) -> dict[str, str]:
+        dataset = {"name": "any", "image_shape": [height, 28]}
+        return identity({"train": Train(seed=seed).model_dump(), "dataset": dataset}, workers)
 
     def differing(other: dict[str, str]) -> list[str]:
         return [key for key in before if before[key] != other[key]]
 
     before = now()
     assert differing(now(seed=2)) == ["parameters"]
+    assert differing(now(height=14)) == ["parameters"]
     assert differing(now(workers=2)) == ["number of workers"]
     Path("other.py").write_text("2")
     assert differing(now()) == []

@@ -107,6 +107,13 @@ def test_gate_compares_with_the_main_branch(
     assert printed.err.count("\n") == (status == 2)
 
 
+def test_gate_refuses_a_metric_that_stands_in_two_files(project: Path, capsys: Any) -> None:
+    (project / "metrics/kept.json").write_text(json.dumps({"train_loss": 0.1}))
+    assert gate.main() == 2
+    assert "metrics/train.json: train_loss stands in another file too" in capsys.readouterr().err
+    (project / "metrics/kept.json").unlink()
+
+
 @pytest.mark.parametrize("revision", ["v9", "HEAD; touch x", "$(touch x)", "--all"])
 def test_gate_names_a_revision_that_does_not_exist(
     project: Path, revision: str, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -144,7 +144,7 @@ def test_fetch_lists_each_source_with_its_reason(
     assert str(error.value) == (
         "no source gave the 4 files:\n"
         "  - $NOT_SET: the variable is not set\n"
-        f"  - $MY_DATA ({tmp_path}/gone): not installed\n"
+        f"  - $MY_DATA ({tmp_path}/gone): no such folder\n"
         f"  - {tmp_path}/empty: has neither {FIRST} nor {FIRST}.gz\n"
         f"  - {tmp_path}/file: not a folder\n"
         f"  - {server.url}/nothing: {FIRST}.gz: 404 Client Error: Not Found for url: "
@@ -225,6 +225,8 @@ def test_fetch_says_which_system_has_no_apt(
 def test_fetch_says_why_apt_could_not(
     data: Data, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "ru")  # apt speaks many languages
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     source = Source(debian_package="dataset-fashion-mnist", folder="/usr/share")

@@ -1,3 +1,5 @@
+import errno
+import os
 import stat
 import threading
 from pathlib import Path
@@ -26,6 +28,18 @@ def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None
         raise OSError("disk full")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replacing_names_the_folder_that_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", refuse)  # root may write anywhere
+    with pytest.raises(PermissionError) as error, replacing(tmp_path / "file"):
+        pass
+    assert error.value.filename == str(tmp_path)
 
 
 def test_replacing_never_shows_a_reader_half_a_file(tmp_path: Path) -> None:

@@ -39,6 +39,12 @@ def test_guarded_refuses_an_input_that_is_not_what_dvc_lock_records(
         guarded("train").__enter__()
 
 
+def test_guarded_refuses_a_dvc_lock_that_a_merge_left_in_conflict(project: Path) -> None:
+    Path("dvc.lock").write_text("<<<<<<< HEAD\nstages: {}\n=======\nstages: []\n>>>>>>> other\n")
+    with pytest.raises(ValueError, match=r"dvc\.lock: not YAML: .*`git checkout dvc\.lock`"):
+        guarded("train").__enter__()
+
+
 @pytest.mark.parametrize(
     ("path", "content", "named"),
     [

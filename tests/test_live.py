@@ -1,5 +1,7 @@
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import urllib.request
@@ -31,7 +33,14 @@ def test_the_page_follows_a_run_epoch_by_epoch_and_ends_with_ctrl_c(tmp_path: Pa
         return (title, *re.findall('src="data:image/png;base64,iVBOR', page))
 
     try:
+        port = int(address.rstrip("/").rpartition(":")[2])
+        idle = socket.create_connection(("127.0.0.1", port))  # as browsers open them
+        with socket.create_connection(("127.0.0.1", port)) as closed:
+            closed.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            # What is unread or unsent is dropped: the other side's next write fails.
+            closed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         assert look() == ("No epoch yet",)
+        idle.close()
         recipe = tmp_path / ".run/recipe/quick"
         for number, folder in enumerate((tmp_path, tmp_path, recipe), start=1):
             log = folder / "plots/history.csv"

@@ -64,7 +64,7 @@ def test_make_runs_every_stage_and_prints_what_readme_shows(
     box: Sandbox, first_run: list[str]
 ) -> None:
     assert stages_of(first_run[0]) == STAGES
-    assert "fetch: /nowhere: not installed" in first_run[0]
+    assert "fetch: /nowhere: no such folder" in first_run[0]
     assert "Traceback" not in first_run[0]
     lines = iter(first_run[0].splitlines())
     for shown in stage_lines(box.folder):  # in this order

@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -364,6 +365,16 @@ def test_the_command_says_equal_or_where_not_and_only_reads(pair: Pair) -> None:
     assert found["verdict"] == "different"
     assert found["levels"]["place"]["data"]["layer"] == "fashion_mlp/dense_2/MatMul"
     assert [path.read_bytes() for path in files] == before
+
+
+def test_the_command_has_nothing_to_do_with_dvc_yaml(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("<<<<<<< HEAD")
+    command = [sys.executable, "-m", "fashion_mlp.prove", "a.keras", "a.onnx", "a.npy"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.decode()) == (
+        2, "prove: error: a.npy: No such file or directory\n",
+    )  # fmt: skip
 
 
 def test_the_command_says_in_one_line_what_it_can_not_read(

@@ -272,6 +272,14 @@ def test_a_files_name_cannot_hide_that_it_was_added(
     assert f"REFUSED: {ascii(os.fsdecode(name))[1:-1]}: added; " in output
 
 
+def test_a_key_alone_is_no_release(
+    keys: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["verify-release", keys["ours public"]])
+    assert main() == 2
+    assert "say which: make verify-release DIR=dist" in capsys.readouterr().err
+
+
 def test_the_workflow_leaves_no_key_where_the_release_fails(tmp_path: Path) -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
     steps = workflow["jobs"]["build"]["steps"]

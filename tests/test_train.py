@@ -214,6 +214,21 @@ def test_importance_sampling_logs_what_all_images_give(split: Split) -> None:
         assert np.mean(drawn) == pytest.approx(values.mean(), abs=0.01)
 
 
+def test_importance_sampling_goes_by_the_right_class_whatever_the_smoothing(split: Split) -> None:
+    from fashion_mlp.training.layers import trained_layers
+    from fashion_mlp.training.loop import prepare
+
+    params = settings(importance_sampling=0.1, label_smoothing=0.3)
+    step = prepare(params, split, SHAPE, None)
+    step.run_epoch(split, params, 0)
+    step.optimizer.learning_rate = 0.0
+    for epoch in range(1, 9):  # so that each image is seen
+        step.run_epoch(split, params, epoch)
+    predicted = forward(trained_layers(step.model), split.images)
+    expected = 1 - (predicted * split.labels).sum(axis=1)
+    np.testing.assert_allclose(step.errors.numpy(), expected, rtol=0, atol=1e-5)
+
+
 def test_fit_in_bfloat16_ends_near_float32(paper: Any, split: Split) -> None:
     layers, _ = fit(settings(precision="bfloat16"), split)
     for ours, theirs in zip(layers, paper, strict=True):

@@ -55,7 +55,7 @@ def measure(
     """Measure how near the original the model is.
 
     Returns:
-        Metrics for metrics/export.json, and the images that get another class than from Keras:
+        Metrics for metrics/proof.csv, and the images that get another class than from Keras:
         split and number, and that class.
     """
     furthest = 0.0

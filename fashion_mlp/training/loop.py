@@ -178,6 +178,7 @@ class TrainingStep:
         self.draws = [Draws(params.seed, DROPOUT + number) for number in range(len(model.layers))]
         self.sums = tf.Variable(tf.zeros(2))  # of the epoch: loss times images, right answers
         # Of each image, what its right class's probability lacks to 1; before the first epoch, all.
+        # Of one that mixup blends, what the classes of its label lack, each by its share.
         self.errors = tf.Variable(tf.ones(images))
         # Without autograph, which nothing here needs, and which doubles the time to the first step.
         graph = partial(tf.function, autograph=False)
@@ -262,6 +263,7 @@ class TrainingStep:
         images, labels = tf.gather(images, batch), tf.gather(labels, batch)
         images, labels = self.augmentation(images, labels, step, part)
         weights = weights[part.first : part.last]
+        rights = labels
         if smooth := self.label_smoothing:
             labels = (1 - smooth) * labels + smooth / labels.shape[1]
         with tf.GradientTape() as tape:
@@ -273,7 +275,7 @@ class TrainingStep:
         right = tf.cast(keras.metrics.categorical_accuracy(labels, probabilities), tf.float32)
         right = right * weights if self.importance_sampling else right
         self.sums.assign_add(tf.stack([loss * size, tf.reduce_sum(right)]))
-        errors = 1 - tf.reduce_sum(labels * probabilities, axis=1)
+        errors = 1 - tf.reduce_sum(rights * probabilities, axis=1)
         errors = tf.pad(errors, [[part.first, size - part.last]])
         return tape.gradient(scaled, self.model.trainable_variables), errors
 

@@ -33,7 +33,7 @@ def main() -> None:
 
     try:
         workers = join(chief=False)
-        nothing = Checkpoint(None, identity(params.train.model_dump(), workers.count))
+        nothing = Checkpoint(None, identity(params.model_dump(), workers.count))
         fit(params.train, split, validation, params.dataset.image_shape, nothing, workers)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("start it again together with the others") from None
