@@ -24,7 +24,11 @@ TRAINING = {
     "train__mixup": 0.2,
 }
 SAME, LINE = "same bytes", "one clear line, then same bytes"
-CLEAR = re.compile(r"^(ERROR: |[\w.]+: error: |make: (?!\*\*\*|dvc repro))", re.MULTILINE)
+CLEAR = re.compile(
+    r"^(ERROR: (?!failed to reproduce)|[\w.]+: error: "
+    r"|make: (?!\*\*\*|dvc repro|note:|another make|installing))",
+    re.MULTILINE,
+)
 
 
 class Lab:

@@ -65,6 +65,8 @@ def test_load_split_refuses_any_damaged_header(folder: Path) -> None:
         for value in (0, 0x80, 0xFF):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ value or 1]) + whole[at + 1 :])
             try:
-                load_split("test", 6, 10, folder)
+                split = load_split("test", 6, 10, folder)
             except ValueError as error:
                 assert str(error).startswith(f"{path}: ")
+            else:
+                assert (split.images.dtype, split.images.shape) == (np.float32, (5, 6))

@@ -228,6 +228,28 @@ def test_proof_counts_what_held(proven: tuple[onnx.ModelProto, Evidence]) -> Non
     assert metrics["exact_largest_difference"] < 0.01
 
 
+def test_measure_lists_the_images_that_get_another_class(
+    proven: tuple[onnx.ModelProto, Evidence],
+) -> None:
+    """The exact model of other weights."""
+    _, evidence = proven
+    model = model_of(make_layers(PIXELS, [8, 6], CLASSES, seed=2, scale=0.4))
+    metrics, other = measure(Candidate(model, model), evidence, print)
+    furthest, expected = 0.0, {}
+    for split, pixels in evidence.pixels.items():
+        _, classes, probabilities = ReferenceEvaluator(model).run(None, {"image": pixels})
+        ours = evidence.keras[split]
+        furthest = max(furthest, float(np.abs(probabilities - ours).max()))
+        expected |= {
+            (split, number): int(classes[number])
+            for number in np.flatnonzero(classes != ours.argmax(axis=1)).tolist()
+        }
+    assert len(expected) > 10
+    assert other == expected
+    assert metrics["exact_argmax_agreement"] == 160 - len(other)
+    assert furthest <= metrics["exact_largest_difference"] < 1.1 * furthest  # two digits of it
+
+
 @pytest.mark.parametrize(("units", "activation"), NETWORKS, ids=str)
 def test_bound_for_all_images_holds_for_each(units: list[int], activation: str) -> None:
     layers = make_layers(PIXELS, units, CLASSES, scale=0.3, activation=activation)

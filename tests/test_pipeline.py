@@ -151,7 +151,7 @@ NOT_RUN = {
     r"dvc .*\b[a-z]{5}-[a-z]{4}\b": "an experiment that DVC gave a name by chance",
     r"dvc (push|pull)": "needs a server, which tests/test_sharing.py has",
     r"python -m stages": "cog runs it, and README shows what it prints",
-    r"pip install": "installs, away from .venv",
+    r"(python3 -m venv .*)?pip install|python3 -m venv": "installs, away from .venv",
     r"\.venv/bin/python": "tests/test_own_pictures.py does",
     r"python -m fashion_mlp\.prove": "tests/test_prove.py does",
     r"openssl": "tests/test_release.py does",

@@ -163,7 +163,7 @@ def test_main_names_the_others_where_some_are_refused(
     (folder / "bad.png").write_text("no picture")
     os.mkfifo(folder / "pipe.png")
     (folder / "empty/.hidden").mkdir(parents=True)
-    names = ["bad.png", "missing.png", "empty", "pipe.png", "shirt.png"]
+    names = ["bad.png", "missing.png", "empty", "pipe.png", "shirt.png", "a" * 300]
     done = run(*(folder / name for name in names), "--model", model, "--language", "ru")
     assert done.stdout == f"{shirt}: г, {answer:.4f}\n"
     assert done.stderr.splitlines() == [
@@ -171,6 +171,7 @@ def test_main_names_the_others_where_some_are_refused(
         f"predict: {folder}/missing.png: No such file or directory",
         f"predict: {folder}/empty: no file in this folder",
         f"predict: {folder}/pipe.png: not a file",
+        f"predict: {folder}/{'a' * 300}: File name too long",
     ]
     assert done.returncode == 1
 
@@ -332,11 +333,17 @@ def test_main_refuses_another_model_or_language(model: Path) -> None:
     assert done.stderr == f"predict: {model}: no class_names, image_shape in its metadata\n"
 
 
-@pytest.mark.parametrize("value", ["[28, x]", "28", '"ab"', "[28]"])
-def test_main_names_the_model_whose_metadata_are_damaged(value: str, model: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("image_shape", value) for value in ("[28, x]", "28", '"ab"', "[28]")),
+        *(("class_names", value) for value in ("{}", '{"en": 5}', '{"en": ["a"], "ru": []}')),
+    ],
+)
+def test_main_names_the_model_whose_metadata_are_damaged(key: str, value: str, model: Path) -> None:
     network = onnx.load(model)
     for entry in network.metadata_props:
-        entry.value = value if entry.key == "image_shape" else entry.value
+        entry.value = value if entry.key == key else entry.value
     onnx.save(network, model)
     done = run("photo.png", "--model", model)
     assert done.stderr.startswith(f"predict: {model}: class_names, image_shape in metadata: ")

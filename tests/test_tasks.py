@@ -177,7 +177,10 @@ def test_make_goes_on_from_damaged_state(tiny: Tiny, name: str) -> None:
              sorted(tiny.folder.glob(of)) or [tiny.folder / of]]  # fmt: skip
     assert not [path for path in paths if "*" in str(path)]
     for path in paths:
-        subprocess.run(damage, shell=True, cwd=tiny.folder, env=os.environ | {"it": str(path)})
+        before = path.read_bytes() if path.is_file() else b""
+        env = os.environ | {"it": str(path)}
+        subprocess.run(damage, shell=True, cwd=tiny.folder, env=env, check=True)
+        assert path.is_dir() or path.read_bytes() != before or damage.startswith(": >")
     (tiny.folder / "models/model").unlink()  # so that there is something to do
     tiny.good("make")
     assert tiny.results() == good

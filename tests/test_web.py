@@ -273,6 +273,39 @@ def test_photo_is_named_and_text_refused_however_handed_over(page: Page, tmp_pat
         assert abs(seen(page) - expected(data, tmp_path)).max() <= 1
 
 
+def test_what_can_not_be_read_is_refused_in_each_language(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "gone.png").write_bytes(encoded(photo()))
+    page.evaluate("document.body.append(Object.assign(document.createElement('input'), "
+                  "{ type: 'file', id: 'gone' }))")  # fmt: skip
+    page.set_input_files("#gone", tmp_path / "gone.png")
+    (tmp_path / "gone.png").unlink()
+    page.evaluate("""() => {
+      const transfer = new DataTransfer();
+      transfer.items.add(document.getElementById("gone").files[0]);
+      const options = { bubbles: true, cancelable: true, dataTransfer: transfer };
+      document.body.dispatchEvent(new DragEvent("drop", options));
+    }""")
+    says = "This can't be read: it is a folder, or the file is gone."
+    expect(page.locator("#error")).to_have_text(says)
+    page.evaluate("document.getElementById('gone').remove()")
+
+
+def test_a_drop_of_text_stays_refused_when_the_network_has_loaded(
+    browser: Browser, address: str
+) -> None:
+    held: list[Route] = []
+    page = browser.new_page(locale="en")
+    page.route("**/model.onnx", lambda route: held.append(route))
+    page.goto(address)
+    expect(page.locator("#details")).to_contain_text("MB")
+    hand_over(page, "paste")
+    expect(page.locator("#error")).to_contain_text("There is no picture")
+    held[0].continue_()
+    expect(page.locator("html")).to_have_attribute("data-ready", "")
+    expect(page.locator("#error")).to_contain_text("There is no picture")
+    page.close()
+
+
 def test_error_stands_alone_and_goes_with_the_next_answer(page: Page) -> None:
     choose(page, b"not a picture")
     error = page.locator("#error")
@@ -517,6 +550,20 @@ def test_prepare_that_fails_keeps_the_page_that_was_there(
     (tmp_path / "vendor/page.json").write_text("{}")
     assert prepare.main() == 1
     assert [path.name for path in (tmp_path / "vendor").iterdir()] == ["page.json"]
+
+
+def test_prepare_refuses_data_that_the_model_was_not_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in prepare.RAW.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:-1] + b"!")
+    monkeypatch.setattr(prepare, "VENDOR", tmp_path / "vendor")
+    monkeypatch.setattr(prepare, "RAW", tmp_path)
+    assert prepare.main() == 1
+    assert re.match(
+        r"page: data/raw/\S+: expected the file that .*; `make`", capsys.readouterr().err
+    )
+    assert not (tmp_path / "vendor").exists()
 
 
 @pytest.mark.parametrize(

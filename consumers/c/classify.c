@@ -105,7 +105,7 @@ int main(int argc, char **argv)
         if (file == NULL
             || fwrite(answers[saved], sizes[saved], (size_t)count, file) != (size_t)count
             || fclose(file) != 0)
-            fail("cannot be written", argv[4]);
+            fail("cannot be written", argv[6]);
     }
     free(classes);
     free(probabilities);

@@ -43,9 +43,8 @@ except cv2.error as error:  # such as bytes for the float32 model
     sys.exit(f"classify: {options.images}: {error.err}")
 seconds = time.perf_counter() - start
 
-for number, answer in enumerate(answers[:5]):
-    best = answer.argmax() if answer.ndim else answer
-    print(f"image {number}: {names[best]}, {answer.max():.3f}")
+for number, answer in enumerate(answers[:5] if answers.ndim > 1 else []):
+    print(f"image {number}: {names[answer.argmax()]}, {answer.max():.3f}")
 print(f"OpenCV {cv2.__version__}: {len(images)} images in {seconds:.4f} s")
 if options.save:
     answers.tofile(options.save)

@@ -39,9 +39,8 @@ start = time.perf_counter()
 answers = compiled(images)[options.output]
 seconds = time.perf_counter() - start
 
-for number, answer in enumerate(answers[:5]):
-    best = answer.argmax() if answer.ndim else answer
-    print(f"image {number}: {names[best]}, {answer.max():.3f}")
+for number, answer in enumerate(answers[:5] if answers.ndim > 1 else []):
+    print(f"image {number}: {names[answer.argmax()]}, {answer.max():.3f}")
 precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
 version = openvino.__version__.split("-")[0]
 print(f"OpenVINO {version} in {precision}: {len(images)} images in {seconds:.4f} s")

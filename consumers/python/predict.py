@@ -358,6 +358,8 @@ class Network:
             raise ValueError(f"{path}: no {', '.join(sorted(lacking))} in its metadata")
         try:
             self.names: dict[str, list[str]] = dict(json.loads(metadata["class_names"]))
+            if len({len(names) for names in self.names.values()}) != 1:
+                raise ValueError("expected as many names in each language")
             height, width = map(int, json.loads(metadata["image_shape"]))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: class_names, image_shape in metadata: {error}") from None
@@ -374,14 +376,15 @@ class Network:
             ValueError: they are not.
         """
         (height, width), classes = self.shape, len(next(iter(self.names.values())))
-        (given,) = self.session.get_inputs()
+        given, *more = self.session.get_inputs()
         shapes = {one.name: one.shape for one in self.session.get_outputs()}
         self.dtype = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}.get(given.type)
         found = (given.shape[1:], shapes.get(OUTPUT, [])[1:])
-        if not self.dtype or found != ([height * width], [classes]):
+        if more or not self.dtype or found != ([height * width], [classes]):
             raise ValueError(
                 f"{path}: expected tensor(float) or tensor(uint8) [N, {height * width}] → "
                 f"{OUTPUT} [N, {classes}], got {given.type} {given.shape} → {shapes}"
+                + (f" and {len(more)} more inputs" if more else "")
             )
 
     def predict(self, picture: np.ndarray) -> np.ndarray:
@@ -399,8 +402,13 @@ def find_photos(given: list[Path]) -> list[Path]:
     """
     photos = []
     for path in given:
-        photos += (files_in(path) or [path]) if path != STDIN and path.is_dir() else [path]
+        photos += (files_in(path) or [path]) if path != STDIN and is_dir(path) else [path]
     return photos
+
+
+def is_dir(path: Path) -> bool:
+    """Say whether it is a folder; no where that can't be told, unlike Path's own."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -411,7 +419,7 @@ def files_in(folder: Path) -> list[Path]:
         return [folder]
     files = []
     for path in inner:
-        if not path.is_dir():
+        if not is_dir(path):
             files.append(path)
         elif not path.is_symlink():  # which may lead in circles
             files += files_in(path)
@@ -508,6 +516,8 @@ if __name__ == "__main__":
     try:
         status = main()
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = 130
     except BrokenPipeError:  # the reader has stopped, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1

@@ -40,9 +40,8 @@ start = time.perf_counter()
 answers = runnable.run([images])[outputs.index(options.output)].to_numpy()
 seconds = time.perf_counter() - start
 
-for number, answer in enumerate(answers[:5]):
-    best = answer.argmax() if answer.ndim else answer
-    print(f"image {number}: {names[best]}, {answer.max():.3f}")
+for number, answer in enumerate(answers[:5] if answers.ndim > 1 else []):
+    print(f"image {number}: {names[answer.argmax()]}, {answer.max():.3f}")
 print(f"tract {tract.version()}: {len(images)} images in {seconds:.4f} s")
 if options.save:
     answers.tofile(options.save)

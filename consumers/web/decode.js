@@ -11,7 +11,10 @@ const MAX_PIXELS = 64_000_000;
 async function read(file, shape, photos) {
   if (file.size === 0) throw new Refused("empty");
   if (file.size > MAX_BYTES) throw new Refused("tooManyBytes", { size: file.size });
-  const bytes = new Uint8Array(await file.arrayBuffer());
+  const bytes = await file.arrayBuffer().then(
+    (buffer) => new Uint8Array(buffer),
+    () => { throw new Refused("unreadable"); },
+  );
   let format;
   try {
     format = readFormat(bytes);
@@ -33,6 +36,9 @@ async function read(file, shape, photos) {
     throw new Refused("broken");
   }
   try {
+    // A GIF's frame may be larger than its header says.
+    const { width, height } = bitmap;
+    if (width * height > MAX_PIXELS) throw new Refused("tooLarge", { width, height });
     return toPicture(reduceBitmap(bitmap, Math.max(...shape)), shape, photos);
   } finally {
     bitmap.close(); // frees 4 bytes a pixel now, not at the next garbage collection
@@ -65,8 +71,8 @@ onmessage = async ({ data: { id, file, shape, photos } }) => {
   try {
     postMessage({ id, ...(await read(file, shape, photos)) });
   } catch (error) {
-    const { code = "broken", values = {} } = error;
     if (!(error instanceof Refused)) console.error(error);
+    const { code, values } = error instanceof Refused ? error : new Refused("broken");
     postMessage({ id, refused: { code, values } });
   }
 };

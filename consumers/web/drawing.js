@@ -72,6 +72,7 @@ export function makeSketch(canvas, isFilled, changed) {
     });
   }
   canvas.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own
     if (MOVES[event.key]) {
       const [right, down] = MOVES[event.key];
       pen.x = Math.min(canvas.width, Math.max(0, pen.x + STEP * right));

@@ -29,6 +29,7 @@ async function name(picture, more = {}) {
   try {
     const { model } = await load(showProgress);
     Object.assign(state, { isReady: true, idle: "ready" });
+    if (question !== asked) return;
     const start = performance.now();
     const probabilities = await model.predict(picture);
     const network = performance.now() - start;
@@ -58,7 +59,8 @@ function render() {
     find(id).textContent = text ?? "";
   };
   put("error", error && say(language, error.code, error.values));
-  put("warning", answer?.warning && say(language, answer.warning.code, answer.warning.values));
+  const warning = answer?.warning;
+  find("warning").textContent = warning ? say(language, warning.code, warning.values) : "";
   find("result").textContent = answer ? result(answer) : error ? "" : say(language, status);
   find("details").textContent = answer ? details(answer) : status === "loading" ? progress() : "";
   if (!about) return;
@@ -157,6 +159,7 @@ function press(strip, pressed) {
 /** One stop for the Tab key in a group of buttons; arrows, Home and End move inside it. */
 function rove(group, moved = () => {}) {
   group.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own
     const buttons = [...group.children];
     const at = buttons.indexOf(event.target);
     const perRow = buttons.filter((button) => button.offsetTop === buttons[0].offsetTop).length;
@@ -210,7 +213,7 @@ function takePhotos() {
     if (file) return namePhoto(file, data.files.length);
     asked++;
     preview(null);
-    show({ error: { code: "noFile" }, status: state.idle });
+    show({ error: { code: "noFile" }, status: "ready" });
   };
   find("file").addEventListener("change", ({ target }) => {
     if (target.files.length) take(target);
@@ -235,14 +238,16 @@ function takePhotos() {
 
 function takeDrawings() {
   const nameDrawing = async () => {
-    asked++;
+    const question = ++asked;
     if (sketch.isEmpty()) return show({ status: state.idle });
     const start = performance.now();
     try {
       const { shape, photos } = await about;
+      if (question !== asked) return;
       const { picture, edge } = toPicture(sketch.reduced(Math.max(...shape)), shape, photos);
       await name(picture, { edge, reading: performance.now() - start });
     } catch (error) {
+      if (question !== asked) return;
       if (error instanceof Refused) show({ error, status: "ready" });
       else fail(error);
     }

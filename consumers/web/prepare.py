@@ -13,6 +13,7 @@ in .js and not in .mjs, which some servers send with a type that browsers refuse
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -46,6 +47,7 @@ def prepare() -> None:
     """Write vendor/, whole or not at all.
 
     Raises:
+        ValueError: the data are not the model's.
         OSError: a file is missing.
     """
     folder = VENDOR.with_name(".vendor.tmp.new")
@@ -54,6 +56,7 @@ def prepare() -> None:
     for name, source in COPIED.items():
         shutil.copyfile(source, folder / name)
     metadata = read_metadata()
+    check_data(json.loads(metadata["data_sha256"]))
     shape = json.loads(metadata["image_shape"])
     pictures = read(RAW / "t10k-images-idx3-ubyte", 16, PICTURES * math.prod(shape))
     (folder / "pictures.bin").write_bytes(pictures)
@@ -84,6 +87,23 @@ def read_metadata() -> dict[str, str]:
     """Read what the model says of itself."""
     session = onnxruntime.InferenceSession(MODEL, providers=["CPUExecutionProvider"])
     return dict(session.get_modelmeta().custom_metadata_map)
+
+
+def check_data(hashes: dict[str, str]) -> None:
+    """Check that the data are those that the model was made of.
+
+    Raises:
+        ValueError: they are not.
+        OSError: a file is missing.
+    """
+    for name, expected in hashes.items():
+        with (RAW / name).open("rb") as file:
+            got = hashlib.file_digest(file, "sha256").hexdigest()
+        if got != expected:
+            raise ValueError(
+                f"data/raw/{name}: expected the file that {MODEL.name} was made of, SHA-256 "
+                f"{expected}, got {got}"
+            )
 
 
 def read(path: Path, start: int, size: int = -1) -> bytes:
@@ -155,8 +175,9 @@ def main() -> int:
     """Prepare the page; return the exit status."""
     try:
         prepare()
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}"
+    except (OSError, ValueError) as error:
+        is_missing = isinstance(error, OSError) and error.filename
+        reason = f"{error.filename}: {error.strerror}" if is_missing else error
         print(f"page: {reason}; `make`, then `make page`", file=sys.stderr)
         return 1
     print("page: ready; serve it with: python -m http.server -d consumers/web")

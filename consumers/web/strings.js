@@ -56,6 +56,7 @@ export const STRINGS = {
     notPicture: "This is not a PNG, JPEG, WebP, GIF or BMP picture.",
     noFile: "There is no picture in what was dropped or pasted.",
     broken: "The picture is broken: it can't be decoded.",
+    unreadable: "This can't be read: it is a folder, or the file is gone.",
     alteredCanvas:
       "This browser alters what a page reads from a picture; allow reading, or use another browser.",
     noPixels: "The picture has no pixels ({width} × {height}).",
@@ -119,6 +120,7 @@ export const STRINGS = {
     notPicture: "Это не картинка PNG, JPEG, WebP, GIF или BMP.",
     noFile: "В том, что перетащили или вставили, нет картинки.",
     broken: "Картинка повреждена: её не удалось прочитать.",
+    unreadable: "Не читается: это папка, или файла больше нет.",
     alteredCanvas:
       "Этот браузер искажает картинки, которые читает страница; разрешите чтение или возьмите другой.",
     noPixels: "В картинке нет пикселей ({width} × {height}).",
