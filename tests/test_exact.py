@@ -235,7 +235,7 @@ def test_measure_lists_the_images_that_get_another_class(
     _, evidence = proven
     model = model_of(make_layers(PIXELS, [8, 6], CLASSES, seed=2, scale=0.4))
     metrics, other = measure(Candidate(model, model), evidence, print)
-    furthest, expected = 0.0, {}
+    furthest, expected = 0.0, dict[tuple[str, int], int]()
     for split, pixels in evidence.pixels.items():
         _, classes, probabilities = ReferenceEvaluator(model).run(None, {"image": pixels})
         ours = evidence.keras[split]

@@ -176,8 +176,9 @@ def main() -> int:
     try:
         prepare()
     except (OSError, ValueError) as error:
-        is_missing = isinstance(error, OSError) and error.filename
-        reason = f"{error.filename}: {error.strerror}" if is_missing else error
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = f"{error.filename}: {error.strerror}"
         print(f"page: {reason}; `make`, then `make page`", file=sys.stderr)
         return 1
     print("page: ready; serve it with: python -m http.server -d consumers/web")
