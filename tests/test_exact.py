@@ -32,7 +32,7 @@ from tests.oracle import DEPTHS, make_images, make_layers, network_of
 if TYPE_CHECKING:
     from fashion_mlp.network.model import Layer
 
-SHAPE, CLASSES, FORM = (5, 6), 4, (13, 8)
+SHAPE, CLASSES = (5, 6), 4
 PIXELS = SHAPE[0] * SHAPE[1]
 NETWORKS = [(units, "relu") for units in DEPTHS] + [([9], "sigmoid"), ([9, 5], "tanh")]
 
