@@ -106,7 +106,7 @@ gate:  ## refuse metrics worse than those of REV (main) by more than gate.tolera
 torture:  ## kill, starve and damage a small copy, over and over (20 to 30 minutes)
 	@$(TASK) run python -m checks.torture
 
-bench:  ## time everything, beside baselines and bare NumPy (under 8 minutes on two idle cores)
+bench:  ## time everything, beside baselines and bare NumPy (8 to 13 minutes on two idle cores)
 	@$(TASK) run --with benchmarks python -m benchmarks
 
 conformance:  ## run the model in every runtime on every test image, against Keras (needs `make` before)
