@@ -273,7 +273,7 @@ def test_photo_is_named_and_text_refused_however_handed_over(page: Page, tmp_pat
         assert abs(seen(page) - expected(data, tmp_path)).max() <= 1
 
 
-def test_what_can_not_be_read_is_refused_in_each_language(page: Page, tmp_path: Path) -> None:
+def test_what_can_not_be_read_is_refused(page: Page, tmp_path: Path) -> None:
     (tmp_path / "gone.png").write_bytes(encoded(photo()))
     page.evaluate("document.body.append(Object.assign(document.createElement('input'), "
                   "{ type: 'file', id: 'gone' }))")  # fmt: skip

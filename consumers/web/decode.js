@@ -9,12 +9,12 @@ const MAX_PIXELS = 64_000_000;
 
 /** Decode a photo and turn it into the network's picture. */
 async function read(file, shape, photos) {
-  if (file.size === 0) throw new Refused("empty");
   if (file.size > MAX_BYTES) throw new Refused("tooManyBytes", { size: file.size });
   const bytes = await file.arrayBuffer().then(
     (buffer) => new Uint8Array(buffer),
     () => { throw new Refused("unreadable"); },
   );
+  if (bytes.length === 0) throw new Refused("empty");
   let format;
   try {
     format = readFormat(bytes);
