@@ -117,7 +117,7 @@ def read_values(path: Path) -> Any:
     except YAMLError as error:  # which is not PyYAML's
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{path}: not YAML: {reason}; `git checkout {path}` brings back the last"
+            f"{path}: not YAML: {reason}; `git checkout HEAD -- {path}` brings it back"
         ) from None
 
 

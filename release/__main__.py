@@ -115,7 +115,7 @@ def main() -> int:
         check_committed(Path())  # before what takes long, and again after it
         print("release: stages evaluate and export once more", flush=True)
         if call(AGAIN):
-            raise ValueError(f"{' '.join(AGAIN)} failed, and said why")
+            raise ValueError(f"{' '.join(AGAIN)} failed; its reason is above")
         if lock.main():
             return 1
         build(Path(), beside)

@@ -44,7 +44,7 @@ def read_sweep(text: str) -> tuple[list[str], list[dict[str, str]]]:
     if not differing:
         raise ValueError(
             f"expected at least two experiments with {METRIC} that differ in a parameter, "
-            f"got {len(rows)}{' alike' if len(rows) > 1 else ''}; see docs/experiments.md"
+            f"got {len(rows)}{', all alike' if len(rows) > 1 else ''}; see docs/experiments.md"
         )
     return differing, rows
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx.helper import set_model_props
 
@@ -169,6 +170,18 @@ def other_type(images: np.ndarray) -> np.ndarray:
     """Make float32 of bytes, and bytes of float32."""
     is_float = images.dtype == np.float32
     return as_bytes(images) if is_float else (images / 255).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_tied_logits_name_the_first_of_them(classes: int, tmp_path: Path) -> None:
+    model = tmp_path / "some/model.onnx"
+    model.parent.mkdir()
+    save_model(model, np.zeros((6, classes), np.float32), {"en": NAMES[:classes]})
+    job = conformance.tied_job(tmp_path, Job(model, tmp_path / "images.npy", 6, classes))
+    _, numbers, _ = onnxruntime.InferenceSession(job.model).run(
+        None, {"image": np.zeros((4, 6), np.uint8)}
+    )
+    assert numbers.tolist() == [classes - 2] * 4
 
 
 UNFIT: dict[str, Callable[[np.ndarray], np.ndarray]] = {

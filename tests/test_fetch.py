@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import requests
 
 from checks.small_data import Data
 from pipeline.files import sha256
 from pipeline.params import File, Source
-from stages.fetch import fetch, least_rate
+from stages.fetch import fetch, least_rate, stated_length
 from tests.conftest import snapshot
 from tests.server import Answer, Server, body, drip, redirect, reset, stall, status
 
@@ -209,6 +210,16 @@ def test_fetch_removes_what_a_killed_run_left(data: Data, raw: Path, tmp_path: P
     data.write(raw / ".fetch-killed")
     fetch([Source(folder=str(data.write(tmp_path / "mine")))], data.files, TIMEOUT, raw)
     assert snapshot(raw) == dict(sorted(data.contents.items()))
+
+
+@pytest.mark.parametrize(
+    ("stated", "total"),
+    [("30", 30), ("", 50), ("60", 50), ("-1", 50), ("3e1", 50), ("\u0663", 50), ("9" * 5000, 50)],
+)
+def test_stated_length_is_the_servers_where_it_can_be(stated: str, total: int) -> None:
+    answer = requests.Response()
+    answer.headers["Content-Length"] = stated
+    assert stated_length(answer, 50) == total
 
 
 def test_fetch_says_which_system_has_no_apt(

@@ -41,7 +41,9 @@ def test_guarded_refuses_an_input_that_is_not_what_dvc_lock_records(
 
 def test_guarded_refuses_a_dvc_lock_that_a_merge_left_in_conflict(project: Path) -> None:
     Path("dvc.lock").write_text("<<<<<<< HEAD\nstages: {}\n=======\nstages: []\n>>>>>>> other\n")
-    with pytest.raises(ValueError, match=r"dvc\.lock: not YAML: .*`git checkout dvc\.lock`"):
+    with pytest.raises(
+        ValueError, match=r"dvc\.lock: not YAML: .*`git checkout HEAD -- dvc\.lock`"
+    ):
         guarded("train").__enter__()
 
 

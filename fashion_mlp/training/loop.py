@@ -180,7 +180,7 @@ class TrainingStep:
         # Of each image, what its right class's probability lacks to 1; before the first epoch, all.
         # Of one that mixup blends, what the classes of its label lack, each by its share.
         self.errors = tf.Variable(tf.ones(images))
-        # Without autograph, which nothing here needs, and which doubles the time to the first step.
+        # Nothing here needs autograph, with which tracing takes longer (docs/performance.md).
         graph = partial(tf.function, autograph=False)
         compiled = workers is None  # what workers exchange can't be compiled by XLA
         self.run = graph(self._run, jit_compile=compiled)
