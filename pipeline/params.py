@@ -220,6 +220,7 @@ class Train(Section):
     random_flip: bool = False
     random_affine: Annotated[Float, Field(ge=0, le=1000)] = 0.0
     random_elastic: Annotated[Float, Field(ge=0, le=1000)] = 0.0
+    inference_blur: Annotated[Float, Field(ge=0, le=0.5)] = 0.0
     label_smoothing: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     mixup: Annotated[Float, Field(ge=0, le=1)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -196,7 +196,6 @@ def test_fit_gives_the_same_bits_whatever_concerns_the_speed_alone(
 
 def test_importance_sampling_logs_what_all_images_give(split: Split) -> None:
     """Thirty epochs with weights that stand still: wrong images come more often, and weigh less."""
-    from fashion_mlp.training.layers import trained_layers
     from fashion_mlp.training.loop import prepare
 
     params = settings(importance_sampling=0.9)
@@ -205,7 +204,7 @@ def test_importance_sampling_logs_what_all_images_give(split: Split) -> None:
         step.run_epoch(split, params, epoch)
     step.optimizer.learning_rate = 0.0
     logs = [step.run_epoch(split, params, epoch) for epoch in range(10, 40)]
-    predicted = forward(trained_layers(step.model), split.images)
+    predicted = forward(step.layers(), split.images)
     right = predicted.argmax(axis=1) == split.labels.argmax(axis=1)
     losses = -np.log((predicted * split.labels).sum(axis=1))
     for key, values in {"accuracy": right, "loss": losses}.items():
@@ -215,7 +214,6 @@ def test_importance_sampling_logs_what_all_images_give(split: Split) -> None:
 
 
 def test_importance_sampling_goes_by_the_right_class_whatever_the_smoothing(split: Split) -> None:
-    from fashion_mlp.training.layers import trained_layers
     from fashion_mlp.training.loop import prepare
 
     params = settings(importance_sampling=0.1, label_smoothing=0.3)
@@ -224,9 +222,24 @@ def test_importance_sampling_goes_by_the_right_class_whatever_the_smoothing(spli
     step.optimizer.learning_rate = 0.0
     for epoch in range(1, 9):  # so that each image is seen
         step.run_epoch(split, params, epoch)
-    predicted = forward(trained_layers(step.model), split.images)
+    predicted = forward(step.layers(), split.images)
     expected = 1 - (predicted * split.labels).sum(axis=1)
     np.testing.assert_allclose(step.errors.numpy(), expected, rtol=0, atol=1e-5)
+
+
+def test_inference_blur_answers_as_the_same_network_does_for_blurred_images(split: Split) -> None:
+    rng = np.random.default_rng(4)
+    images = rng.random((50, PIXELS), np.float32)
+    rows, columns = (
+        0.7 * np.eye(size) + 0.15 * (np.eye(size, k=1) + np.eye(size, k=-1)) for size in SHAPE
+    )
+    blurred = (rows @ images.reshape(-1, *SHAPE) @ columns).reshape(images.shape)
+    for standardize in (False, True):
+        plain, _ = fit(settings(standardize=standardize), split)
+        layers, _ = fit(settings(standardize=standardize, inference_blur=0.15), split)
+        np.testing.assert_allclose(
+            forward(layers, images), forward(plain, blurred), rtol=0, atol=1e-6
+        )
 
 
 def test_fit_in_bfloat16_ends_near_float32(paper: Any, split: Split) -> None:

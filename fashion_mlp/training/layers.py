@@ -58,10 +58,19 @@ def build_training_model(
     return keras.Sequential([keras.Input((pixels,), name="image"), standardize, *network.layers])
 
 
-def trained_layers(model: keras.Sequential) -> list[Layer]:
-    """Take the layers for `build_network`: both models compute the same function.
+def trained_layers(
+    model: keras.Sequential, image_shape: tuple[int, int], blur: float
+) -> list[Layer]:
+    """Take the layers for `build_network`, with what is done to images folded into the first.
 
-    Standardizing, x -> (x - mean) / deviation, is linear, and becomes part of the first layer.
+    Standardizing, x -> (x - mean) / deviation, and blurring, which comes before it, are linear.
+
+    Args:
+        model: from `build_training_model`.
+        image_shape: height and width, in pixels.
+        blur: how much of a pixel each of its neighbours gets, along either axis; 0 to 0.5. Training
+            on resampled images blurs them; the same blur at inference has the network see what it
+            was trained on.
     """
     dense = [layer for layer in model.layers if isinstance(layer, PortableDense)]
     weights = (layer.get_weights() for layer in dense)
@@ -69,15 +78,22 @@ def trained_layers(model: keras.Sequential) -> list[Layer]:
         Layer(kernel, bias, layer.activation.__name__)
         for layer, (kernel, bias) in zip(dense, weights, strict=True)
     ]
+    kernel, bias, activation = layers[0]
     first = model.layers[0]
     if isinstance(first, keras.layers.Normalization):
-        kernel, bias, activation = layers[0]
         mean = np.asarray(first.mean, np.float64)[0]
         deviation = np.sqrt(np.maximum(np.asarray(first.variance, np.float64)[0], 1e-14))
-        folded = kernel / deviation[:, np.newaxis]
-        bias = (bias - mean @ folded).astype(np.float32)
-        layers[0] = Layer(folded.astype(np.float32), bias, activation)
-    return layers
+        kernel = kernel / deviation[:, np.newaxis]
+        bias = (bias - mean @ kernel).astype(np.float32)
+    if blur:
+        # Each column is an image of weights, and the blur is symmetric. By elements, not as a
+        # product of matrices: the same bits on every processor.
+        grid = kernel.astype(np.float64).reshape(*image_shape, -1)
+        grid = np.pad(grid, ((1, 1), (1, 1), (0, 0)))
+        rows = (1 - 2 * blur) * grid[1:-1] + blur * (grid[:-2] + grid[2:])
+        grid = (1 - 2 * blur) * rows[:, 1:-1] + blur * (rows[:, :-2] + rows[:, 2:])
+        kernel = grid.reshape(kernel.shape)
+    return [Layer(kernel.astype(np.float32), bias, activation), *layers[1:]]
 
 
 def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

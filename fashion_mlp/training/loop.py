@@ -81,9 +81,8 @@ def fit(
         RuntimeError: a worker is gone.
     """
     step = prepare(params, split, image_shape, workers)
-    model, optimizer = step.model, step.optimizer
     network = build_network(*network_shape(params, split))
-    variables = [*model.trainable_variables, *optimizer.variables, step.errors]
+    variables = [*step.model.trainable_variables, *step.optimizer.variables, step.errors]
     history: History = {}
     if checkpoint:
         history = {key: list(values) for key, values in checkpoint.history.items()}
@@ -95,7 +94,7 @@ def fit(
             done = share_state(workers, variables, done)
         while done < params.epochs:
             logs = step.run_epoch(split, params, done)
-            layers = averaged_layers(model, optimizer)
+            layers = step.layers()
             check_finite(logs["loss"], layers, done + 1)
             if len(validation.images):
                 set_layers(network, layers)
@@ -106,7 +105,7 @@ def fit(
             if checkpoint and (workers is None or workers.number == 0):
                 checkpoint.save(history, b"".join(one.numpy().tobytes() for one in variables))
             on_epoch(logs)
-        layers = averaged_layers(model, optimizer)
+        layers = step.layers()
         if workers:
             workers.check_weights([array for layer in layers for array in layer[:2]])
     return layers, history
@@ -175,6 +174,7 @@ class TrainingStep:
         self.dropout = params.dropout
         self.label_smoothing = params.label_smoothing
         self.importance_sampling = params.importance_sampling
+        self.inference_blur = params.inference_blur
         self.draws = [Draws(params.seed, DROPOUT + number) for number in range(len(model.layers))]
         self.sums = tf.Variable(tf.zeros(2))  # of the epoch: loss times images, right answers
         # Of each image, what its right class's probability lacks to 1; before the first epoch, all.
@@ -296,6 +296,17 @@ class TrainingStep:
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         apply_portably(self.optimizer, gradients, self.model.trainable_variables)
 
+    def layers(self) -> list[Layer]:
+        """Take the trained layers; their moving average, where the optimizer keeps one."""
+        variables = self.model.trainable_variables
+        latest = [variable.numpy() for variable in variables]
+        if self.optimizer.use_ema:
+            self.optimizer.finalize_variable_values(variables)
+        layers = trained_layers(self.model, self.augmentation.image_shape, self.inference_blur)
+        for variable, value in zip(variables, latest, strict=True):
+            variable.assign(value)
+        return layers
+
 
 def read_batches(split: Split, batches: np.ndarray) -> tuple[Split, np.ndarray]:
     """Read the images of some batches alone, and number them anew."""
@@ -322,19 +333,6 @@ def share_state(workers: Workers, variables: list[tf.Variable], done: int) -> in
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     return int(done)
-
-
-def averaged_layers(model: keras.Sequential, optimizer: keras.optimizers.Optimizer) -> list[Layer]:
-    """Take the trained layers; their moving average, where the optimizer keeps one (`use_ema`)."""
-    if not optimizer.use_ema:
-        return trained_layers(model)
-    variables = model.trainable_variables
-    latest = [variable.numpy() for variable in variables]
-    optimizer.finalize_variable_values(variables)
-    layers = trained_layers(model)
-    for variable, value in zip(variables, latest, strict=True):
-        variable.assign(value)
-    return layers
 
 
 def measure(network: keras.Model, loss: str, validation: Split) -> dict[str, float]:
