@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from checks.mutants import Mutation, one_bit, one_ulp, one_value, weights
+from checks.mutants import Mutate, Mutation, Weights, one_bit, one_ulp, one_value, weights
 from fashion_mlp.proof.locate import dependent
 
 ACTIVATIONS = {"Relu": "Elu", "Tanh": "Sigmoid", "Sigmoid": "Tanh", "Elu": "Relu", "Max": "Min"}
@@ -18,7 +18,7 @@ OTHERS = {"Softmax": "LogSoftmax", "Add": "Sub", "Mul": "Add", "LeakyRelu": "Rel
 
 def on_a_node(
     operators: Sequence[str], change: Callable[[onnx.GraphProto, onnx.NodeProto, Any], object]
-) -> Callable[[onnx.ModelProto, np.random.Generator], object]:
+) -> Mutate:
     """Make a mutation of one node, of the operators given, that depends on the inputs."""
 
     def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> object:
@@ -102,11 +102,11 @@ def swapped_inputs(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> No
     node.input[0], node.input[1] = second, first
 
 
-def one_tensor(change: Callable[[np.ndarray], np.ndarray], least: int = 1) -> Any:
-    """Make a mutation of one whole tensor with at least so many axes."""
+def one_tensor(change: Callable[[np.ndarray], np.ndarray]) -> Mutate:
+    """Make a mutation of one whole tensor, which is no single number."""
 
-    def mutate(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
-        names = [name for name, array in arrays.items() if array.ndim >= least]
+    def mutate(arrays: Weights, rng: np.random.Generator) -> None:
+        names = [name for name, array in arrays.items() if array.ndim]
         if names:
             name = names[rng.integers(len(names))]
             arrays[name] = change(arrays[name])
@@ -127,11 +127,7 @@ def rounded(array: np.ndarray) -> np.ndarray:
 
 
 def kinds(other: onnx.ModelProto) -> list[Mutation]:
-    """List the ways to break a file; the last three change no answer.
-
-    Args:
-        other: the file of the same network with other weights.
-    """
+    """List the ways to break a file; `other` has other weights. The last three change no answer."""
     nodes = (*ACTIVATIONS, *OTHERS)
     unary = ("Relu", "Tanh", "Sigmoid", "Elu", "LeakyRelu", "Softmax", "Add", "Mul")
     axes = ("Softmax", "LeakyRelu", "Concat", "MaxPool", "AveragePool", "BatchNormalization")
