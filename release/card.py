@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from checks.common import table
-from report.__main__ import LOCK, read, records, run_params, shape
+from pipeline.records import LOCK
+from report.__main__ import read, records, run_params, shape
 
 TEXT = Path(__file__).with_name("card.txt")
 METRICS = ("train", "evaluate", "export")

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from checks.common import git
-from report.__main__ import LOCK, PACKAGES, STAGES, run_params
+from pipeline.records import LOCK
+from report.__main__ import PACKAGES, STAGES, run_params
 
 TYPE, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:fashion-mlp:make-release:1"
