@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from tabulate import tabulate
 
+from checks import common
 from consumers.runtimes import (
     BIN,
     LABELS,
@@ -238,9 +238,9 @@ def tied_job(folder: Path, job: Job) -> Job:
     return job._replace(model=folder / job.model.name)
 
 
-def table(path: Path = RESULTS) -> str:
+def table() -> str:
     """Lay out how far from Keras each runtime is; README.md and consumers/README.md show it."""
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
     rows = [
         (
             runtime.name + (", uint8 file" if file == "uint8" else ""),
@@ -254,18 +254,18 @@ def table(path: Path = RESULTS) -> str:
         if file in runtime.files
     ]
     header = ("runtime", "version", "largest Δp", "same class", "install")
-    return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+    return common.table(header, rows)
 
 
-def exact_table(path: Path = RESULTS) -> str:
+def exact_table() -> str:
     """Lay out the SHA-256 of the exact file's logits; consumers/README.md shows it."""
-    results = json.loads(path.read_text(encoding="utf-8"))["exact"]
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))["exact"]
     rows = [
         (runtime.name, results[runtime.key]["version"], results[runtime.key]["sha256"][:16])
         for runtime in RUNTIMES
         if "exact" in runtime.files
     ]
-    return tabulate(rows, ("runtime", "version", "SHA-256 of the logits"), tablefmt="github")
+    return common.table(("runtime", "version", "SHA-256 of the logits"), rows)
 
 
 def check_file(
