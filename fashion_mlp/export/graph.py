@@ -48,22 +48,19 @@ def plain_graph(layers: Sequence[Layer], opset: int, ir_version: int) -> onnx.Mo
         ):
             nodes.append(helper.make_node(operator, inputs, [output], name=output))
         value = result
+    info = helper.make_tensor_value_info
     return helper.make_model(
         helper.make_graph(
             nodes,
             "fashion_mlp",
-            [_batch_of("image", TensorProto.FLOAT, len(layers[0].kernel))],
-            [_batch_of("probabilities", TensorProto.FLOAT, len(layers[-1].bias))],
+            [info("image", TensorProto.FLOAT, ["N", len(layers[0].kernel)])],
+            [info("probabilities", TensorProto.FLOAT, ["N", len(layers[-1].bias)])],
             initializers,
         ),
         producer_name="fashion-mlp",
         ir_version=ir_version,
         opset_imports=[helper.make_opsetid("", opset)],
     )
-
-
-def _batch_of(name: str, kind: int, columns: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, ["N", columns])
 
 
 def uint8_graph(plain: onnx.ModelProto) -> onnx.ModelProto:
