@@ -93,11 +93,7 @@ def keras_probabilities(images: np.ndarray) -> np.ndarray:
 def commands(runtime: Runtime, job: Job, output: str, folder: Path) -> list[list[str]]:
     """Make the commands of an example: those that build it, then the one that runs it.
 
-    Args:
-        runtime: whose example.
-        job: what it is asked for.
-        output: of the model.
-        folder: gets what is built, and the output in out.bin.
+    `folder` gets what is built, and the output in out.bin.
     """
     paths = {"python": sys.executable, "bin": BIN, "root": Path.cwd(), "build": folder}
     sizes = {"pixels": job.pixels, "classes": job.classes}
@@ -155,13 +151,7 @@ def call(command: list[str]) -> str:
 
 
 def compare(expected: np.ndarray, version: str, found: np.ndarray) -> Result:
-    """Measure how far a runtime is from Keras, rounded to two digits.
-
-    Args:
-        expected: Keras' probabilities, float32 (n, classes).
-        version: of the runtime.
-        found: its probabilities.
-    """
+    """Measure how far a runtime is from Keras, rounded to two digits."""
     difference = np.abs(found.astype(np.float64) - expected).max()
     same = found.argmax(axis=1) == expected.argmax(axis=1)
     return Result(version, float(f"{difference:.1e}"), int(same.sum()))
@@ -169,11 +159,6 @@ def compare(expected: np.ndarray, version: str, found: np.ndarray) -> Result:
 
 def first_fault(expected: np.ndarray, found: np.ndarray, names: Sequence[str]) -> str | None:
     """Say which image a runtime gets wrong first: another class, or further than TOLERANCE.
-
-    Args:
-        expected: float32 (n, classes).
-        found: the same shape.
-        names: of the classes.
 
     Returns:
         None where there is none.
@@ -198,11 +183,7 @@ def first_fault(expected: np.ndarray, found: np.ndarray, names: Sequence[str]) -
 def exact_logits(runtime: Runtime, job: Job, few: Sequence[Job], count: int) -> tuple[Output, str]:
     """Run the exact file, and check the classes that it names.
 
-    Args:
-        runtime: whose example.
-        job: the exact file and test images.
-        few: the file with the first FEW of them, and the model of `tied_job`.
-        count: of the images of `job`.
+    `few` are the file with the first FEW images, and the model of `tied_job`.
 
     Returns:
         The logits, and their SHA-256.
@@ -272,13 +253,6 @@ def check_file(
     file: str, job: Job, expected: np.ndarray, names: Sequence[str], few: Sequence[Job]
 ) -> tuple[dict[str, Any], list[str]]:
     """Run a model in every runtime that reads it.
-
-    Args:
-        file: of MODELS.
-        job: the model, and all test images.
-        expected: Keras' probabilities, float32 (n, classes).
-        names: of the classes.
-        few: for the exact file, see `exact_logits`.
 
     Returns:
         The results by key, and a line for each runtime that was not run or does not conform.

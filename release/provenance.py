@@ -28,12 +28,7 @@ def statement(
 ) -> dict[str, Any]:
     """State what the files were made from, and by which commands the same bytes come out again.
 
-    Args:
-        root: the project's folder.
-        commit: the hash of the commit; what it holds is stated.
-        subjects: SHA-256 of each file, by its name in the release.
-        uri: of the repository.
-        builder: who builds.
+    `subjects` are the SHA-256 of each file, by its name in the release.
 
     Raises:
         ValueError: the commit is not in this repository, or is none of this project.

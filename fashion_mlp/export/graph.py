@@ -26,13 +26,7 @@ OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softmax": "S
 
 
 def plain_graph(layers: Sequence[Layer], opset: int, ir_version: int) -> onnx.ModelProto:
-    """Write the faithful model: image float32 [N, pixels] -> probabilities float32 [N, classes].
-
-    Args:
-        layers: the last with softmax.
-        opset: version of the operator set.
-        ir_version: version of the file format.
-    """
+    """Write the faithful model: image float32 [N, pixels] -> probabilities float32 [N, classes]."""
     nodes, initializers, value = [], [], "image"
     for number, layer in enumerate(layers, start=1):
         name = f"dense_{number}"
@@ -86,12 +80,7 @@ def uint8_graph(plain: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def converted(network: keras.Model, opset: int) -> onnx.ModelProto:
-    """Convert a Keras model by tf2onnx.
-
-    Args:
-        network: maps float32 (n, pixels) to float32 (n, classes).
-        opset: version of the operator set.
-    """
+    """Convert a Keras model by tf2onnx."""
     import tensorflow as tf
     import tf2onnx
 

@@ -96,10 +96,7 @@ def _above_relu(layer: Layer, values: Span, sums: Span, weights: np.ndarray) -> 
 def worst_found(layers: Sequence[Layer], images: np.ndarray, known: Bounds) -> float:
     """Search for an image where two runtimes may be far apart, to see how wide the bound is.
 
-    Args:
-        layers: of the network.
-        images: float32 (n, pixels) in 0…1, to start from.
-        known: their bounds.
+    `known` are the bounds of the images that it starts from.
 
     Returns:
         The largest difference that the rounding bound leaves open for the worst image found.

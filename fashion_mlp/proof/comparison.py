@@ -56,10 +56,6 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 def compare(known: Known, model: onnx.ModelProto) -> dict[str, Finding]:
     """Hold an ONNX model to a Keras model.
 
-    Args:
-        known: from `study`.
-        model: the file, which is not changed.
-
     Returns:
         What each level found, by its name: `float64`, `weights`, `float32`, `bound`, and where they
         part, `place` and `worst`.
