@@ -69,7 +69,7 @@ def history(
             if test:
                 _point(axes, epochs, test[key], texts["test"], language)
             if key == "accuracy" and claimed_accuracy is not None:
-                _level(axes, claimed_accuracy, f"{claimed_accuracy:g}", texts["claim"], language)
+                _level(axes, claimed_accuracy, texts["claim"], language)
             if key == "loss":
                 axes.set_ylim(bottom=0)
             axes.set_xlim(0, epochs * 1.04)  # room for the last points
@@ -96,11 +96,11 @@ def _point(axes: Axes, epochs: int, value: float, label: str, language: str) -> 
     )
 
 
-def _level(axes: Axes, value: float, written: str, label: str, language: str) -> None:
+def _level(axes: Axes, value: float, label: str, language: str) -> None:
     """Draw a level across the axes, its value written at the right end."""
     axes.axhline(value, color=VERMILION, linestyle=(0, (4, 2)), lw=1.2, label=label)
     axes.annotate(
-        decimal(written, language),
+        decimal(f"{value:g}", language),
         (1, value),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),

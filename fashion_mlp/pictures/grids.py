@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +45,8 @@ def answers(path: Path, language: str, shown: Answers, names: Sequence[str]) -> 
         _message(path, texts["no_examples"])
         return
     columns = min(10, max(4, len(shown.images)))
-    _grid(path, texts["answers"], shown.images, captions, columns, key=_verdicts(texts))
+    key = [Caption(texts["wrong"], VERMILION), Caption(texts["right"], BLUE)]
+    _grid(path, texts["answers"], shown.images, captions, columns, key=key)
 
 
 def mistakes(path: Path, language: str, wrong: Answers, names: Sequence[str], split: str) -> None:
@@ -164,10 +165,6 @@ def _grid(
                 )
         axes.set_xlim(0, WIDTH)
         axes.set_ylim(height, 0)
-
-
-def _verdicts(texts: Mapping[str, str]) -> list[Caption]:
-    return [Caption(texts["wrong"], VERMILION), Caption(texts["right"], BLUE)]
 
 
 def _message(path: Path, text: str) -> None:
