@@ -41,12 +41,7 @@ class Table(NamedTuple):
 
 
 def rounds(runs: Mapping[str, Callable[[], float]], count: int) -> dict[str, list[float]]:
-    """Measure one after the other, round by round, so that noise affects all of them alike.
-
-    Args:
-        runs: by name, a function that returns its own measurement.
-        count: of rounds.
-    """
+    """Call functions that measure, round by round, so that noise affects all of them alike."""
     values: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(count):
         for name, run in runs.items():

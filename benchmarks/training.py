@@ -85,9 +85,7 @@ class Baseline:
 def measure(starts: int, epochs: int) -> list[Table]:
     """Start all baselines, and have them take turns.
 
-    Args:
-        starts: how often all processes are started.
-        epochs: of each start, after the first one, which compiles.
+    `epochs` come after the first one of each start, which compiles.
 
     Returns:
         Two tables: steady epochs, and the extra time of the first one.

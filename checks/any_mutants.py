@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from checks.mutants import Mutation, one_bit, one_ulp, one_value, weights
+from checks.mutants import Mutate, Mutation, Weights, one_bit, one_ulp, one_value, weights
 from fashion_mlp.proof.locate import dependent
 
 ACTIVATIONS = {"Relu": "Elu", "Tanh": "Sigmoid", "Sigmoid": "Tanh", "Elu": "Relu", "Max": "Min"}
@@ -17,8 +16,8 @@ OTHERS = {"Softmax": "LogSoftmax", "Add": "Sub", "Mul": "Add", "LeakyRelu": "Rel
 
 
 def on_a_node(
-    operators: Sequence[str], change: Callable[[onnx.GraphProto, onnx.NodeProto, Any], object]
-) -> Callable[[onnx.ModelProto, np.random.Generator], object]:
+    operators: Sequence[str], change: Callable[[onnx.GraphProto, onnx.NodeProto], object]
+) -> Mutate:
     """Make a mutation of one node, of the operators given, that depends on the inputs."""
 
     def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> object:
@@ -30,12 +29,12 @@ def on_a_node(
         ]
         if not nodes:
             return None
-        return change(model.graph, nodes[rng.integers(len(nodes))], rng)
+        return change(model.graph, nodes[rng.integers(len(nodes))])
 
     return mutate
 
 
-def other_operator(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
+def other_operator(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     """Put another operator of the same shape in a node's place."""
     node.op_type = (ACTIVATIONS | OTHERS)[node.op_type]
     kept = [it for it in node.attribute if it.name == "axis" and node.op_type == "LogSoftmax"]
@@ -43,7 +42,7 @@ def other_operator(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> No
     node.attribute.extend(kept)
 
 
-def left_out(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
+def left_out(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     """Take a node out and join what was around it."""
     for other in graph.node:
         for place, name in enumerate(other.input):
@@ -56,7 +55,7 @@ def left_out(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
         graph.node.remove(node)
 
 
-def other_attribute(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
+def other_attribute(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     """Change a number that a node has: a slope, an epsilon, an axis."""
     for attribute in node.attribute:
         if attribute.name in ("alpha", "epsilon"):
@@ -88,7 +87,7 @@ def fixed_batch(model: onnx.ModelProto, rng: np.random.Generator) -> None:
         value.type.tensor_type.shape.dim[0].dim_value = 1
 
 
-def identity(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
+def identity(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     """Put an Identity in front of a node: the same function."""
     name = node.input[0]
     node.input[0] = f"{name}_same"
@@ -96,17 +95,17 @@ def identity(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
     graph.node.insert(place, helper.make_node("Identity", [name], [f"{name}_same"]))
 
 
-def swapped_inputs(graph: onnx.GraphProto, node: onnx.NodeProto, rng: Any) -> None:
+def swapped_inputs(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     """Add in the other order: the same function."""
     first, second = node.input
     node.input[0], node.input[1] = second, first
 
 
-def one_tensor(change: Callable[[np.ndarray], np.ndarray], least: int = 1) -> Any:
-    """Make a mutation of one whole tensor with at least so many axes."""
+def one_tensor(change: Callable[[np.ndarray], np.ndarray]) -> Mutate:
+    """Make a mutation of one whole tensor, which is no single number."""
 
-    def mutate(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
-        names = [name for name, array in arrays.items() if array.ndim >= least]
+    def mutate(arrays: Weights, rng: np.random.Generator) -> None:
+        names = [name for name, array in arrays.items() if array.ndim]
         if names:
             name = names[rng.integers(len(names))]
             arrays[name] = change(arrays[name])
@@ -127,11 +126,7 @@ def rounded(array: np.ndarray) -> np.ndarray:
 
 
 def kinds(other: onnx.ModelProto) -> list[Mutation]:
-    """List the ways to break a file; the last three change no answer.
-
-    Args:
-        other: the file of the same network with other weights.
-    """
+    """List the ways to break a file; `other` has other weights. The last three change no answer."""
     nodes = (*ACTIVATIONS, *OTHERS)
     unary = ("Relu", "Tanh", "Sigmoid", "Elu", "LeakyRelu", "Softmax", "Add", "Mul")
     axes = ("Softmax", "LeakyRelu", "Concat", "MaxPool", "AveragePool", "BatchNormalization")

@@ -32,9 +32,6 @@ HIDDEN = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VIRTUAL_ENV", "REV"}  # of an out
 def write_hostile(folder: Path) -> dict[str, str]:
     """Write settings that change what libraries compute, or break them.
 
-    Args:
-        folder: a new one, for the files.
-
     Returns:
         Variables that name them, and others of the kind.
     """
@@ -63,9 +60,7 @@ def write_hostile(folder: Path) -> dict[str, str]:
 def run_make(project: Path, scratch: Path) -> int:
     """Run `make`; return its exit status.
 
-    Args:
-        project: the folder to run it in.
-        scratch: a folder around it, for the settings; nobody's home.
+    `scratch`, a folder around it, gets the settings and is nobody's home.
     """
     variables = {key: value for key, value in os.environ.items() if key not in HIDDEN}
     variables |= write_hostile(scratch / "hostile")

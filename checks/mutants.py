@@ -25,24 +25,16 @@ class Mutation(NamedTuple):
     mutate: Mutate
 
 
-def arrays_of(model: onnx.ModelProto) -> Weights:
-    """Copy the float32 initializers, by name."""
-    return {
-        tensor.name: numpy_helper.to_array(tensor).copy()
-        for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT
-    }
-
-
 def weights(change: Callable[[Weights, np.random.Generator], object]) -> Mutate:
-    """Make a mutation of a function that changes the initializers in a mapping by name."""
+    """Make a mutation of a function that changes float32 initializers in a mapping by name."""
 
     def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> None:
-        arrays = arrays_of(model)
+        floats = onnx.TensorProto.FLOAT
+        tensors = [it for it in model.graph.initializer if it.data_type == floats]
+        arrays = {it.name: numpy_helper.to_array(it).copy() for it in tensors}
         change(arrays, rng)
-        for tensor in model.graph.initializer:
-            if tensor.name in arrays:
-                tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+        for tensor in tensors:
+            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
 
     return mutate
 
@@ -198,13 +190,12 @@ def of_form(model: onnx.ModelProto) -> list[Mutation]:
             it.opset_import[0], "version", it.opset_import[0].version + 1
         ),
     }
-    found = [
-        Mutation(name, 1, lambda it, rng, change=change: change(it))  # type: ignore[misc]
-        for name, change in ways.items()
-    ]
     reshape = insert(model.graph.node[-1].input[0], ("Reshape", "rows"), rows=several)
     return [
-        *found,
+        *(
+            Mutation(name, 1, lambda it, rng, change=change: change(it))  # type: ignore[misc]
+            for name, change in ways.items()
+        ),
         Mutation("a bias that is an input", 1, bias_as_input),
         Mutation("1,000 rows alone", 1, reshape),
     ]
@@ -256,10 +247,7 @@ def mutations(
 ) -> list[Mutation]:
     """List all ways to break a file with dense layers, from `plain_graph` or `uint8_graph`.
 
-    Args:
-        model: with any number of layers, and metadata.
-        image_shape: height and width.
-        others: weights of other seeds, in the order of the initializers.
+    `others` are weights of other seeds, in the order of the initializers.
     """
     pixels = np.arange(np.prod(image_shape)).reshape(image_shape)
     image = model.graph.node[node_of(model, "dense_1_matmul")].input[0]
@@ -310,5 +298,7 @@ def exact_kinds(model: onnx.ModelProto) -> list[Mutation]:
         "one bit of one constant": one_bit,
         "one constant plus 1": lambda value, rng: value + np.float32(1),
     }
-    found = [Mutation(name, FEW, one_value(change)) for name, change in values.items()]
-    return [*found, *of_form(model)]
+    return [
+        *(Mutation(name, FEW, one_value(change)) for name, change in values.items()),
+        *of_form(model),
+    ]

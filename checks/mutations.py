@@ -163,13 +163,7 @@ def forms(
     image_shape: tuple[int, int],
     others: Sequence[Sequence[np.ndarray]],
 ) -> list[Form]:
-    """List the ways to break each of the files that ship.
-
-    Args:
-        files: float32, uint8 and exact, as written.
-        image_shape: height and width.
-        others: weights of other seeds, in the order of the initializers.
-    """
+    """List the ways to break each of the files that ship: float32, uint8 and exact, as written."""
     plain, uint8, exact = files
     few = [
         kind._replace(models=min(kind.models, FEW))

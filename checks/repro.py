@@ -97,10 +97,7 @@ def differences(name: str, project: Path, tolerances: Mapping[str, float]) -> li
 def judge(project: Path, changed: list[str], tolerances: Mapping[str, float]) -> bool:
     """Print how each changed file differs; return whether all of it is accepted.
 
-    Args:
-        project: the reproduced project, in a git repository.
-        changed: tracked files that differ from HEAD, or are new.
-        tolerances: `gate.tolerances` of params.yaml.
+    `changed` are the tracked files that differ from HEAD, or are new.
     """
     found = {name: differences(name, project, tolerances) for name in changed}
     shown: list[tuple[object, ...]] = []

@@ -82,9 +82,7 @@ class Project:
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command in a process group of its own; its output comes as one stream.
 
-        Args:
-            command: its parts, or one text that is cut at spaces.
-            environment: variables to set besides.
+        A command of one part is cut at spaces.
         """
         return subprocess.Popen(
             command if len(command) > 1 else command[0].split(),
@@ -138,11 +136,7 @@ class Sandbox(Project):
     def __init__(self, folder: Path, train: int, test: int, **changes: Any) -> None:
         """Copy and commit.
 
-        Args:
-            folder: where the copy goes.
-            train: images in the training set.
-            test: images in the test set.
-            changes: for `set`; all else is the paper's training and this project's params.yaml.
+        `changes` are for `set`; all else is the paper's training and this project's params.yaml.
         """
         super().__init__(folder)
         listed = answer(

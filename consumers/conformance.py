@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from tabulate import tabulate
 
+from checks import common
 from consumers.runtimes import (
     BIN,
     LABELS,
@@ -93,11 +93,7 @@ def keras_probabilities(images: np.ndarray) -> np.ndarray:
 def commands(runtime: Runtime, job: Job, output: str, folder: Path) -> list[list[str]]:
     """Make the commands of an example: those that build it, then the one that runs it.
 
-    Args:
-        runtime: whose example.
-        job: what it is asked for.
-        output: of the model.
-        folder: gets what is built, and the output in out.bin.
+    `folder` gets what is built, and the output in out.bin.
     """
     paths = {"python": sys.executable, "bin": BIN, "root": Path.cwd(), "build": folder}
     sizes = {"pixels": job.pixels, "classes": job.classes}
@@ -155,13 +151,7 @@ def call(command: list[str]) -> str:
 
 
 def compare(expected: np.ndarray, version: str, found: np.ndarray) -> Result:
-    """Measure how far a runtime is from Keras, rounded to two digits.
-
-    Args:
-        expected: Keras' probabilities, float32 (n, classes).
-        version: of the runtime.
-        found: its probabilities.
-    """
+    """Measure how far a runtime is from Keras, rounded to two digits."""
     difference = np.abs(found.astype(np.float64) - expected).max()
     same = found.argmax(axis=1) == expected.argmax(axis=1)
     return Result(version, float(f"{difference:.1e}"), int(same.sum()))
@@ -169,11 +159,6 @@ def compare(expected: np.ndarray, version: str, found: np.ndarray) -> Result:
 
 def first_fault(expected: np.ndarray, found: np.ndarray, names: Sequence[str]) -> str | None:
     """Say which image a runtime gets wrong first: another class, or further than TOLERANCE.
-
-    Args:
-        expected: float32 (n, classes).
-        found: the same shape.
-        names: of the classes.
 
     Returns:
         None where there is none.
@@ -198,11 +183,7 @@ def first_fault(expected: np.ndarray, found: np.ndarray, names: Sequence[str]) -
 def exact_logits(runtime: Runtime, job: Job, few: Sequence[Job], count: int) -> tuple[Output, str]:
     """Run the exact file, and check the classes that it names.
 
-    Args:
-        runtime: whose example.
-        job: the exact file and test images.
-        few: the file with the first FEW of them, and the model of `tied_job`.
-        count: of the images of `job`.
+    `few` are the file with the first FEW images, and the model of `tied_job`.
 
     Returns:
         The logits, and their SHA-256.
@@ -238,9 +219,9 @@ def tied_job(folder: Path, job: Job) -> Job:
     return job._replace(model=folder / job.model.name)
 
 
-def table(path: Path = RESULTS) -> str:
+def table() -> str:
     """Lay out how far from Keras each runtime is; README.md and consumers/README.md show it."""
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
     rows = [
         (
             runtime.name + (", uint8 file" if file == "uint8" else ""),
@@ -254,31 +235,24 @@ def table(path: Path = RESULTS) -> str:
         if file in runtime.files
     ]
     header = ("runtime", "version", "largest Δp", "same class", "install")
-    return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+    return common.table(header, rows)
 
 
-def exact_table(path: Path = RESULTS) -> str:
+def exact_table() -> str:
     """Lay out the SHA-256 of the exact file's logits; consumers/README.md shows it."""
-    results = json.loads(path.read_text(encoding="utf-8"))["exact"]
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))["exact"]
     rows = [
         (runtime.name, results[runtime.key]["version"], results[runtime.key]["sha256"][:16])
         for runtime in RUNTIMES
         if "exact" in runtime.files
     ]
-    return tabulate(rows, ("runtime", "version", "SHA-256 of the logits"), tablefmt="github")
+    return common.table(("runtime", "version", "SHA-256 of the logits"), rows)
 
 
 def check_file(
     file: str, job: Job, expected: np.ndarray, names: Sequence[str], few: Sequence[Job]
 ) -> tuple[dict[str, Any], list[str]]:
     """Run a model in every runtime that reads it.
-
-    Args:
-        file: of MODELS.
-        job: the model, and all test images.
-        expected: Keras' probabilities, float32 (n, classes).
-        names: of the classes.
-        few: for the exact file, see `exact_logits`.
 
     Returns:
         The results by key, and a line for each runtime that was not run or does not conform.

@@ -33,10 +33,6 @@ def identity(params: Mapping[str, Any], workers: int) -> dict[str, str]:
 
     Parameters, data, in the current folder, and code are what dvc.yaml lists for stage train.
 
-    Args:
-        params: all of params.yaml.
-        workers: how many train together.
-
     Raises:
         OSError: dvc.yaml or a file that it lists can't be read.
     """
@@ -110,12 +106,7 @@ class Checkpoint:
         self.history, self.content = about["history"], content
 
     def save(self, history: History, content: bytes) -> None:
-        """Write it anew.
-
-        Args:
-            history: a list of values, one per epoch, by metric.
-            content: what the next epoch starts from.
-        """
+        """Write it anew."""
         self.history, self.content = history, content
         about = {"of": self.of, "bytes": len(content), "history": history}
         rest = json.dumps(about).encode() + b"\n" + content

@@ -135,14 +135,7 @@ class Lines(tqdm):  # type: ignore[type-arg]
 
 
 def progress(description: str, total: int, unit: str, done: int = 0) -> tqdm[Any]:
-    """Open a progress bar on stderr; in a pipe or in CI, a line now and then.
-
-    Args:
-        description: what is being done.
-        total: how many units it takes.
-        unit: the name of one, as in `images`.
-        done: how many were done before.
-    """
+    """Open a progress bar on stderr; in a pipe or in CI, a line now and then."""
     if sys.stderr.isatty():
         return tqdm(
             total=total,

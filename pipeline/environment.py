@@ -39,12 +39,7 @@ ALLOWED_PREFIXES = ("DVC_", "FASHION_MLP_", "LC_")
 
 
 def clean(environment: Mapping[str, str], gpu: bool) -> dict[str, str]:
-    """Take the variables that may pass, and settle what libraries would read from the user's home.
-
-    Args:
-        environment: as os.environ.
-        gpu: whether one is asked for.
-    """
+    """Take the variables that may pass; settle what libraries would read from the user's home."""
     passed = {
         key: value
         for key, value in environment.items()
@@ -58,9 +53,7 @@ def enter_clean(module: str, gpu: Callable[[], bool]) -> None:
 
     Isolated (-I), so that Python itself looks neither in this folder nor at the user's packages.
 
-    Args:
-        module: that is being run by `python -m`.
-        gpu: tells whether train.device asks for one.
+    `gpu` tells whether train.device asks for one.
     """
     if os.environ.get(MARK) == str(os.getpid()):
         return

@@ -78,12 +78,7 @@ def recorded() -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def record(outs: list[Path], sections: list[str]) -> None:
-    """Note what a stage wrote that DVC did not start: MD5, parameters, and the MD5 in dvc.lock.
-
-    Args:
-        outs: what it writes.
-        sections: of params.yaml, those that it reads.
-    """
+    """Note what a stage wrote that DVC did not start: MD5, parameters, and the MD5 in dvc.lock."""
     expected, params = recorded(), read_values(PARAMS_FILE)
     values = {section: take(params, section) for section in sections}
     written = {

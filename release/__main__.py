@@ -41,11 +41,7 @@ def check_committed(root: Path) -> None:
 
 
 def build(root: Path, folder: Path) -> None:
-    """Lay out a release, unsigned.
-
-    Args:
-        root: the project's folder.
-        folder: to write; it must not be there.
+    """Lay out a release, unsigned, in a new folder.
 
     Raises:
         ValueError: something was changed since the commit, or is missing.

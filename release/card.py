@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from checks.common import table
-from report.__main__ import LOCK, read, records, run_params, shape
+from pipeline.records import LOCK
+from report.__main__ import read, records, run_params, shape
 
 TEXT = Path(__file__).with_name("card.txt")
 METRICS = ("train", "evaluate", "export")
@@ -36,9 +37,7 @@ class Metrics(dict[str, Any]):
 def card(root: Path, accurate: dict[str, float] | None = None) -> str:
     """Write the card from the results below `root`.
 
-    Args:
-        root: the project's folder.
-        accurate: metrics of the preset `accurate`, where the release has its file.
+    `accurate` are metrics of that preset, where the release has its file.
 
     Raises:
         ValueError: a file that the pipeline writes is missing or damaged.

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from checks.common import git
-from report.__main__ import LOCK, PACKAGES, STAGES, run_params
+from pipeline.records import LOCK
+from report.__main__ import PACKAGES, STAGES, run_params
 
 TYPE, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:fashion-mlp:make-release:1"
@@ -27,12 +28,7 @@ def statement(
 ) -> dict[str, Any]:
     """State what the files were made from, and by which commands the same bytes come out again.
 
-    Args:
-        root: the project's folder.
-        commit: the hash of the commit; what it holds is stated.
-        subjects: SHA-256 of each file, by its name in the release.
-        uri: of the repository.
-        builder: who builds.
+    `subjects` are the SHA-256 of each file, by its name in the release.
 
     Raises:
         ValueError: the commit is not in this repository, or is none of this project.

@@ -8,25 +8,18 @@ from pathlib import Path
 from dvc.utils.serialize import load_yaml, parse_yaml
 
 from checks.common import git
-from pipeline.params import PARAMS_FILE, Train
+from pipeline.params import PARAMS_FILE
 from pipeline.records import LOCK, first_difference, take
-from tasks.presets import layers, overlay
+from tasks.presets import overlay
 
 
 def check_experiment(root: Path, ref: str, preset: Path) -> None:
-    """Compare what the dvc.lock of an experiment records with the preset and with the commit.
-
-    Args:
-        root: the project's folder, as in the commit.
-        ref: the experiment's git reference.
-        preset: below `root`.
+    """Compare what the dvc.lock of an experiment records with a preset below `root`, and with HEAD.
 
     Raises:
         ValueError: a parameter, a module or a file is another one.
     """
-    values = load_yaml(str(root / PARAMS_FILE))
-    for layer in layers(root / preset):
-        values = overlay(values, layer, Train().model_dump())
+    values = overlay(load_yaml(str(root / PARAMS_FILE)), root / preset)
     found = parse_yaml(git("show", f"{ref}:{LOCK}", folder=root).decode(), str(LOCK))["stages"]
     ours = load_yaml(str(root / LOCK))["stages"]
     name = ref.rpartition("/")[2]

@@ -23,18 +23,17 @@ from string import Template
 from typing import Any
 
 import yaml
-from dvc.utils.flatten import flatten
+from dvc.utils.flatten import flatten, unflatten
 from tabulate import tabulate
 
 from consumers.runtimes import MODELS, graph_hash
 from fashion_mlp.formats import write_text
 from fashion_mlp.pictures import paper
 from pipeline.files import md5
-from pipeline.records import recorded
+from pipeline.records import LOCK, recorded
 
 PAGE = Path(__file__).with_name("page.html")
 REPORT = Path("report.html")
-LOCK = Path("dvc.lock")
 CONFORMANCE = Path("consumers/conformance.json")
 STAGES = ("fetch", "preprocess", "train", "evaluate", "export")
 PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "onnxruntime", "tf2onnx", "dvc", "matplotlib")
@@ -141,13 +140,8 @@ def run_params(lock: Mapping[str, Any]) -> dict[str, Any]:
     params: dict[str, Any] = {}
     for stage in STAGES:
         for key, value in lock[stage].get("params", {}).get("params.yaml", {}).items():
-            *sections, last = key.split(".")  # a stage may depend on one key of a section
-            node = params
-            for section in sections:
-                node = node.setdefault(section, {})
-            both = isinstance(value, dict) and isinstance(node.get(last), dict)
-            node[last] = node[last] | value if both else value
-    return params
+            params |= flatten({key: value})  # a whole section, or a key of one
+    return dict(unflatten(params))
 
 
 def shape(params: Mapping[str, Any]) -> str:

@@ -70,10 +70,7 @@ SAMPLE_IMAGES = 10  # in test_data_set_0
 def check_params(params: Params, layers: Sequence[Layer], held_out: int) -> None:
     """Check that the network is what params.yaml says, which the files will say of it.
 
-    Args:
-        params: all of them.
-        layers: of the network.
-        held_out: how many validation images there are.
+    `held_out` is how many validation images there are.
 
     Raises:
         ValueError: it has other layers, or other images were held out.
@@ -101,11 +98,6 @@ def check_params(params: Params, layers: Sequence[Layer], held_out: int) -> None
 def check_converter(network: keras.Model, model: onnx.ModelProto, images: np.ndarray) -> None:
     """Check that tf2onnx's conversion gives the same bits as the graph that we write.
 
-    Args:
-        network: maps float32 (n, pixels) to float32 (n, classes).
-        model: the graph.
-        images: float32 (n, pixels).
-
     Raises:
         ValueError: an answer differs.
     """
@@ -121,10 +113,7 @@ def uncertified_rows(
 ) -> list[tuple[Any, ...]]:
     """List the images whose class the bound leaves open, or exact gives otherwise; by their gap.
 
-    Args:
-        evidence: from `gather`.
-        exact: the class that the exact model names where it is another: by split and number.
-        names: of the classes.
+    `exact` holds, by split and number, the class that the exact model names where it is another.
     """
     rows = []
     for split, allowed in evidence.bounds.items():
@@ -141,11 +130,8 @@ def uncertified_rows(
 def write_test_data(folder: Path, images: np.ndarray, probabilities: np.ndarray) -> None:
     """Write the first images and their outputs in the layout of ONNX's backend tests.
 
-    Args:
-        folder: replaced as a whole.
-        images: float32 (n, pixels).
-        probabilities: float64 (n, classes), the reference's, so that no machine's rounding is in
-            the file.
+    Outputs are the reference's, so that no machine's rounding is in the file; the folder is
+    replaced.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for name, kind, array in (
@@ -190,12 +176,7 @@ def own_metadata(
 ) -> dict[Path, dict[str, str]]:
     """Say what is measured on each file: the float32 and the uint8 file are proven to be Keras.
 
-    Args:
-        graphs: from `make_graphs`.
-        evidence: from `gather`.
-        split: whose images the accuracy is measured on.
-        numbers: of their classes, (n,).
-        furthest: from `bound_for_all`.
+    The accuracy is that of the images of `split`, whose class numbers are `numbers`.
     """
     exact = onnxruntime_predict(graphs[ONNX_EXACT])(evidence.pixels[split], BATCH_SIZE)
     keras_accuracy, exact_accuracy = (
@@ -209,13 +190,7 @@ def own_metadata(
 def described(
     graphs: Mapping[Path, onnx.ModelProto], params: Params, own: Mapping[Path, dict[str, str]]
 ) -> dict[Path, bytes]:
-    """Write metadata into the graphs; give the files' bytes, the same for the same graphs.
-
-    Args:
-        graphs: from `make_graphs`, changed in place.
-        params: all of them.
-        own: metadata of each file's own.
-    """
+    """Write metadata into the graphs; give the files' bytes, the same for the same graphs."""
     held_out = params.preprocess.validation_images
     known = metadata(params.dataset, params.fetch.files, held_out, params.train)
     for path, graph in graphs.items():
@@ -227,11 +202,6 @@ def prove_files(
     files: Mapping[Path, bytes], expected: Mapping[Path, onnx.ModelProto], evidence: Evidence
 ) -> tuple[dict[str, Any], dict[tuple[str, int], int]]:
     """Prove each file, the bytes that will be written.
-
-    Args:
-        files: their bytes.
-        expected: the graphs that they must hold.
-        evidence: from `gather`.
 
     Returns:
         What was compared, for PROOF, and the images to which the exact file gives another class:

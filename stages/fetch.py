@@ -66,11 +66,7 @@ def fetch(
 ) -> None:
     """Put all files into `raw`, from the first source that gives all of them.
 
-    Args:
-        sources: where to look, in this order.
-        files: what the decompressed content of each must be, by file name.
-        timeout: seconds without an answer before a web source is given up.
-        raw: the folder to fill. It keeps what it had where no source works.
+    `raw` keeps what it had where no source works.
 
     Raises:
         RuntimeError: no source gave all files; the text lists each with its reason.
@@ -193,11 +189,7 @@ def stated_length(answer: requests.Response, most: int) -> int:
 def download(url: str, most: int, timeout: float, scratch: Path) -> Path:
     """Download one archive, with a progress bar where someone watches.
 
-    Args:
-        url: of the archive.
-        most: bytes that it may have.
-        timeout: seconds without an answer before the source is given up.
-        scratch: the folder to write to.
+    `timeout` is in seconds without an answer; `most` are the bytes that it may have.
 
     Raises:
         SourceError: no whole archive came, it is too long, or it comes too slowly.

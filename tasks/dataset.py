@@ -183,7 +183,7 @@ def contents(pictures: Sequence[Picture], labels: Sequence[str]) -> dict[str, by
         made[f"{name}-images-idx3-ubyte"] = idx(np.stack([one.image for one in chosen]))
         numbers = np.array([labels.index(one.label) for one in chosen], np.uint8)
         made[f"{name}-labels-idx1-ubyte"] = idx(numbers)
-    return {name: made[name] for name in FILES}
+    return made
 
 
 def params_for(

@@ -38,9 +38,8 @@ TORCH = "2.13.0"
 def ensure(extra: str = "") -> None:
     """Make the environment in .venv, and another one, unless they are current.
 
-    Args:
-        extra: the folder of the other one, which has a requirements.lock of its own and is made
-            with .venv's Python; empty: none.
+    `extra` is the folder of the other one: it has a lock of its own and is made with .venv's
+    Python.
 
     Raises:
         RuntimeError: no Python fits, or not every package could be installed.

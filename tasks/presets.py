@@ -21,25 +21,15 @@ from dvc.utils.serialize import load_yaml, modify_yaml
 from pipeline.params import PARAMS_FILE, Train, check_params
 
 
-def overlay(
-    values: Mapping[str, Any], preset: Mapping[str, Any], train: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the values of params.yaml with a preset laid over them.
-
-    Args:
-        values: of params.yaml.
-        preset: sections, each with the keys to be replaced.
-        train: every key of the section `train`, at its default.
-    """
-    base = {**values, "train": train} if "train" in preset else dict(values)
-    return base | {name: {**base.get(name, {}), **keys} for name, keys in preset.items()}
-
-
-def layers(preset: Path) -> list[dict[str, Any]]:
-    """Read a preset, and before it the one that it names as its base."""
+def overlay(values: Mapping[str, Any], preset: Path) -> dict[str, Any]:
+    """Return the values of params.yaml with a preset laid over them, its base before it."""
     sections = load_yaml(str(preset))
-    base = sections.pop("base", None)
-    return [*(layers(preset.with_name(f"{base}.yaml")) if base else []), sections]
+    if base := sections.pop("base", None):
+        values = overlay(values, preset.with_name(f"{base}.yaml"))
+    if "train" in sections:
+        values = {**values, "train": Train().model_dump()}
+    laid = {name: {**values.get(name, {}), **keys} for name, keys in sections.items()}
+    return {**values, **laid}
 
 
 def assign(node: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -57,10 +47,7 @@ def assign(node: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
 def apply(preset: Path, folder: Path, seed: str = "") -> None:
     """Write a preset into a folder's params.yaml, which keeps its comments.
 
-    Args:
-        preset: the YAML file.
-        folder: where params.yaml is.
-        seed: replaces `train.seed`; empty: it stays.
+    `seed` replaces `train.seed`, where it is not empty.
 
     Raises:
         ValueError: the preset is no YAML, or what comes out does not fit the schema.
@@ -69,9 +56,7 @@ def apply(preset: Path, folder: Path, seed: str = "") -> None:
     path = folder / PARAMS_FILE
     try:
         # As DVC reads them, which is YAML 1.2: `1e-05` is a number there.
-        values = load_yaml(str(path))
-        for layer in layers(preset):
-            values = overlay(values, layer, Train().model_dump())
+        values = overlay(load_yaml(str(path)), preset)
     except (DvcException, OSError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{preset}: expected sections of params.yaml: {reason}") from None

@@ -55,11 +55,7 @@ def say(text: str) -> None:
 
 
 def clean(**more: str) -> dict[str, str]:
-    """Return the environment that programs start in, with .venv first on PATH.
-
-    Args:
-        more: variables to set.
-    """
+    """Return the environment that programs start in, .venv first on PATH, with variables set."""
     kept = {
         key: value
         for key, value in os.environ.items()

@@ -84,10 +84,7 @@ TASKS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Do a task; say what went wrong in one line.
-
-    Args:
-        arguments: the task's name, and what it takes.
+    """Do a task, whose name comes first; say what went wrong in one line.
 
     Returns:
         The exit status: 130 where Ctrl-C ended it, 1 where it could not be done.

@@ -214,9 +214,7 @@ def recorded_files(cache: Path) -> Iterator[tuple[Path, str] | Damage]:
 def compare(cache: Path, cached: bool) -> tuple[list[Damage], list[Path]]:
     """Compare outputs with the MD5 that dvc.lock records.
 
-    Args:
-        cache: DVC's cache folder.
-        cached: compare every object of the cache as well, not only of outputs that differ.
+    With `cached`, every object of the cache as well, not only of outputs that differ.
 
     Returns:
         What differs, and the files that do not.

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pipeline.params import Train
+
 pytestmark = pytest.mark.usefixtures("engine")
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -102,9 +104,8 @@ def augmented(
     from fashion_mlp.training.augmentation import Augmentation
     from fashion_mlp.training.batches import Part
 
-    none = {"random_flip": False, "random_affine": 0.0, "random_elastic": 0.0, "mixup": 0.0}
-    plain = {"image_shape": (1, 1)} | none
-    augmentation = Augmentation(42, **(plain | parameters))
+    image_shape = parameters.pop("image_shape", (1, 1))
+    augmentation = Augmentation(Train(**parameters), image_shape)
     labels = np.eye(len(images), dtype=np.float32)
 
     @tf.function(jit_compile=True)

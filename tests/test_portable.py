@@ -1,8 +1,11 @@
 """check-portable: what it trains with."""
 
+import sys
+
 import pytest
 
-from checks.portable import EVERYTHING, SETTINGS, differing, kept, trainings
+from checks import arm64
+from checks.portable import EVERYTHING, SETTINGS, compare_whole, differing, kept, trainings
 from pipeline.params import Train
 
 # They say how long and from where training goes, or promise no bits.
@@ -30,3 +33,10 @@ def test_only_what_is_not_promised_may_differ() -> None:
     assert kept("Adafactor, Muon, SGD clipnorm=0.5")
     assert not kept("weights")
     assert not kept("Adafactor, RMSprop")
+
+
+def test_a_training_that_ends_early_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arm64, "prepare", lambda: None)
+    monkeypatch.setattr(arm64, "start", lambda processor: ["sh", "-c", "echo hash"])
+    monkeypatch.setattr(sys, "executable", "false")
+    assert compare_whole("1") == 1

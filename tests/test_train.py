@@ -201,9 +201,9 @@ def test_importance_sampling_logs_what_all_images_give(split: Split) -> None:
     params = settings(importance_sampling=0.9)
     step = prepare(params, split, SHAPE, None)
     for epoch in range(10):
-        step.run_epoch(split, params, epoch)
+        step.run_epoch(split, epoch)
     step.optimizer.learning_rate = 0.0
-    logs = [step.run_epoch(split, params, epoch) for epoch in range(10, 40)]
+    logs = [step.run_epoch(split, epoch) for epoch in range(10, 40)]
     predicted = forward(step.layers(), split.images)
     right = predicted.argmax(axis=1) == split.labels.argmax(axis=1)
     losses = -np.log((predicted * split.labels).sum(axis=1))
@@ -218,10 +218,10 @@ def test_importance_sampling_goes_by_the_right_class_whatever_the_smoothing(spli
 
     params = settings(importance_sampling=0.1, label_smoothing=0.3)
     step = prepare(params, split, SHAPE, None)
-    step.run_epoch(split, params, 0)
+    step.run_epoch(split, 0)
     step.optimizer.learning_rate = 0.0
     for epoch in range(1, 9):  # so that each image is seen
-        step.run_epoch(split, params, epoch)
+        step.run_epoch(split, epoch)
     predicted = forward(step.layers(), split.images)
     expected = 1 - (predicted * split.labels).sum(axis=1)
     np.testing.assert_allclose(step.errors.numpy(), expected, rtol=0, atol=1e-5)
@@ -252,7 +252,6 @@ def test_dropout_drops_a_share_keeps_the_mean_and_is_drawn_in_parts_as_in_the_wh
     """Hidden units that all give 1, each of which shows in an output of its own."""
     import tensorflow as tf
 
-    from fashion_mlp.training.augmentation import Augmentation
     from fashion_mlp.training.batches import Part
     from fashion_mlp.training.layers import build_training_model
     from fashion_mlp.training.loop import TrainingStep
@@ -261,8 +260,7 @@ def test_dropout_drops_a_share_keeps_the_mean_and_is_drawn_in_parts_as_in_the_wh
     model = build_training_model(1, [units, units], "relu", units)
     one, eye = np.ones(units), np.eye(units)
     model.set_weights([np.zeros((1, units)), one, eye * 0, one, eye, one * 0])
-    nothing = Augmentation(1, (1, 1), False, 0.0, 0.0, 0.0)
-    step = TrainingStep(model, None, Train(seed=1, dropout=0.3), nothing, None, 41)
+    step = TrainingStep(model, None, Train(seed=1, dropout=0.3), (1, 1), None, 41)
 
     def drawn(number: int, workers: int = 1) -> np.ndarray:
         parts = [Part.of(41, worker, workers) for worker in range(workers)]

@@ -292,11 +292,6 @@ def to_picture(
 ) -> np.ndarray:
     """Turn a decoded photo into what the network sees, uint8 of a shape: consumers/PHOTOS.md.
 
-    Args:
-        image: from `read_photo`.
-        shape: height and width of the network's picture.
-        photos: `trimmed` or `plain`, as the model was trained.
-
     Raises:
         ValueError: there is nothing on the photo.
     """

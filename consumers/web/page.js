@@ -39,10 +39,11 @@ async function name(picture, more = {}) {
   }
 }
 
-/** Say that a file of the page could not be loaded. */
-function fail({ message }) {
+/** Say that a picture can't be used, or that a file of the page could not be loaded. */
+function fail(error) {
+  if (error instanceof Refused) return show({ error, status: "ready" });
   Object.assign(state, { loaded: 0, idle: "ready" }); // the next question tries again
-  show({ error: { code: "noNetwork", values: { reason: message } }, status: "ready" });
+  show({ error: { code: "noNetwork", values: { reason: error.message } }, status: "ready" });
 }
 
 /** Update the state and the page; what was shown of a question is cleared unless it is named. */
@@ -192,8 +193,7 @@ async function namePhoto(file, of) {
     await name(picture, { edge, of, reading: performance.now() - start });
   } catch (error) {
     if (question !== asked) return;
-    if (error instanceof Refused) show({ error, status: "ready" });
-    else fail(error);
+    fail(error);
   }
   // On a phone the answer may lie below what is in view.
   find("result").closest("section").scrollIntoView({ block: "nearest" });
@@ -247,9 +247,7 @@ function takeDrawings() {
       const { picture, edge } = toPicture(sketch.reduced(Math.max(...shape)), shape, photos);
       await name(picture, { edge, reading: performance.now() - start });
     } catch (error) {
-      if (question !== asked) return;
-      if (error instanceof Refused) show({ error, status: "ready" });
-      else fail(error);
+      if (question === asked) fail(error);
     }
   };
   let planned = 0; // once a frame is enough while a pointer moves

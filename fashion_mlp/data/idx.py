@@ -34,9 +34,7 @@ class Header(NamedTuple):
 def read_header(path: Path, axes: int) -> Header:
     """Read and check the header of an IDX file of bytes (uint8).
 
-    Args:
-        path: an uncompressed IDX file.
-        axes: how many axes it must have: 3 for images, 1 for labels.
+    3 axes are images, 1 labels.
 
     Raises:
         ValueError: not IDX, another type, another number of axes, or another length than the
@@ -79,10 +77,7 @@ def _type_name(kind: int) -> str:
 def iter_rows(path: Path, header: Header, rows: int) -> Iterator[np.ndarray]:
     """Yield the array in blocks along its first axis, so that memory stays bounded.
 
-    Args:
-        path: the file that `header` was read from.
-        header: from `read_header`.
-        rows: how many entries of the first axis a block holds; the last may hold fewer.
+    A block holds `rows` entries of the first axis; the last may hold fewer.
 
     Yields:
         uint8 arrays (at most `rows`, *header.shape[1:]).

@@ -51,11 +51,6 @@ def exact_graph(layers: Sequence[Quantized], opset: int, ir_version: int) -> onn
     logits: float32 [N, classes], the same bits everywhere. class: int64 [N], the first of the
     largest logits. probabilities: float32 [N, classes], their softmax: the only thing that may
     round.
-
-    Args:
-        layers: from `quantize`.
-        opset: version of the operator set.
-        ir_version: version of the file format.
     """
     graph = _Graph()
     values = [graph.node("Cast", ["image"], "pixels", to=TensorProto.FLOAT)]

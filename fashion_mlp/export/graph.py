@@ -26,13 +26,7 @@ OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softmax": "S
 
 
 def plain_graph(layers: Sequence[Layer], opset: int, ir_version: int) -> onnx.ModelProto:
-    """Write the faithful model: image float32 [N, pixels] -> probabilities float32 [N, classes].
-
-    Args:
-        layers: the last with softmax.
-        opset: version of the operator set.
-        ir_version: version of the file format.
-    """
+    """Write the faithful model: image float32 [N, pixels] -> probabilities float32 [N, classes]."""
     nodes, initializers, value = [], [], "image"
     for number, layer in enumerate(layers, start=1):
         name = f"dense_{number}"
@@ -48,22 +42,19 @@ def plain_graph(layers: Sequence[Layer], opset: int, ir_version: int) -> onnx.Mo
         ):
             nodes.append(helper.make_node(operator, inputs, [output], name=output))
         value = result
+    info = helper.make_tensor_value_info
     return helper.make_model(
         helper.make_graph(
             nodes,
             "fashion_mlp",
-            [_batch_of("image", TensorProto.FLOAT, len(layers[0].kernel))],
-            [_batch_of("probabilities", TensorProto.FLOAT, len(layers[-1].bias))],
+            [info("image", TensorProto.FLOAT, ["N", len(layers[0].kernel)])],
+            [info("probabilities", TensorProto.FLOAT, ["N", len(layers[-1].bias)])],
             initializers,
         ),
         producer_name="fashion-mlp",
         ir_version=ir_version,
         opset_imports=[helper.make_opsetid("", opset)],
     )
-
-
-def _batch_of(name: str, kind: int, columns: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, ["N", columns])
 
 
 def uint8_graph(plain: onnx.ModelProto) -> onnx.ModelProto:
@@ -89,12 +80,7 @@ def uint8_graph(plain: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def converted(network: keras.Model, opset: int) -> onnx.ModelProto:
-    """Convert a Keras model by tf2onnx.
-
-    Args:
-        network: maps float32 (n, pixels) to float32 (n, classes).
-        opset: version of the operator set.
-    """
+    """Convert a Keras model by tf2onnx."""
     import tensorflow as tf
     import tf2onnx
 

@@ -22,12 +22,6 @@ def metadata(
 
     `model_author` and `model_license` (onnx, docs/IR.md) are ONNX's own keys; for the rest there
     is no standard.
-
-    Args:
-        dataset: names, shape, licence.
-        files: the raw data, by file name.
-        validation_images: held out from training.
-        train: the parameters that were trained with.
     """
     return {
         "class_names": dataset.class_names.given,
@@ -46,10 +40,8 @@ def metadata(
 def describe(model: ModelProto, known: Mapping[str, Any], scaled: bool) -> None:
     """Write metadata into a model, with what its input must be.
 
-    Args:
-        model: changed in place.
-        known: from `metadata`, and what was measured on this file.
-        scaled: whether the model takes values in 0…1; bytes otherwise.
+    `known` is from `metadata`, with what was measured on this file; a model takes values in 0…1 if
+    it is `scaled`, and bytes otherwise.
     """
     height, width = known["image_shape"]
     steps = f"{height}x{width} image, grey, light on dark, flattened row by row"

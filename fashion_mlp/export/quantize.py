@@ -73,10 +73,6 @@ class Quantized(NamedTuple):
 def quantize(layers: Sequence[Layer], image_shape: Sequence[int]) -> list[Quantized]:
     """Turn layers into integers.
 
-    Args:
-        layers: the last with softmax.
-        image_shape: height and width.
-
     Raises:
         ValueError: a layer has more inputs than its sums have room for, or weights that are not
             finite.

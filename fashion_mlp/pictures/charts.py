@@ -51,15 +51,9 @@ def history(
 ) -> None:
     """Draw loss and accuracy by epoch: the paper's figure 8, its epochs marked where they fit.
 
-    Args:
-        path: PNG file to write.
-        language: of the texts.
-        log: `loss` and `accuracy` of each epoch from 1, and `validation_loss` and
-            `validation_accuracy` where images were held out.
-        test: `loss` and `accuracy` on the test set; empty where it was left alone.
-        paper: lines of the paper's log; empty where they can't be compared. They and its claim are
-            drawn if this run has as many epochs as the paper's, or more.
-        claimed_accuracy: what the paper's text says, or None.
+    `log` has the values of each epoch from 1, `test` those of the end; it is empty where the test
+    set was left alone. The paper's lines and claim are drawn if this run has as many epochs, or
+    more.
     """
     texts, epochs = TEXTS[language], len(log["loss"])
     if paper and epochs < paper[-1].epoch:
@@ -75,7 +69,7 @@ def history(
             if test:
                 _point(axes, epochs, test[key], texts["test"], language)
             if key == "accuracy" and claimed_accuracy is not None:
-                _level(axes, claimed_accuracy, f"{claimed_accuracy:g}", texts["claim"], language)
+                _level(axes, claimed_accuracy, texts["claim"], language)
             if key == "loss":
                 axes.set_ylim(bottom=0)
             axes.set_xlim(0, epochs * 1.04)  # room for the last points
@@ -102,11 +96,11 @@ def _point(axes: Axes, epochs: int, value: float, label: str, language: str) -> 
     )
 
 
-def _level(axes: Axes, value: float, written: str, label: str, language: str) -> None:
+def _level(axes: Axes, value: float, label: str, language: str) -> None:
     """Draw a level across the axes, its value written at the right end."""
     axes.axhline(value, color=VERMILION, linestyle=(0, (4, 2)), lw=1.2, label=label)
     axes.annotate(
-        decimal(written, language),
+        decimal(f"{value:g}", language),
         (1, value),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
@@ -176,15 +170,7 @@ def _zoom(
 def first_image(
     path: Path, language: str, shown: Answers, names: Sequence[str], paper: Mapping[int, float]
 ) -> None:
-    """Draw one image and all its probabilities, the paper's marked: its figure 9.
-
-    Args:
-        path: PNG file to write.
-        language: of the texts.
-        shown: a single image.
-        names: of the classes.
-        paper: the paper's probabilities by class number; empty where they can't be compared.
-    """
+    """Draw one image and its probabilities, beside the paper's by class number: its figure 9."""
     texts = TEXTS[language]
     # The 20 likeliest, in the order of their numbers; five digits are drawn.
     row = np.array([float(f"{value:.5g}") for value in shown.probabilities[0]])
@@ -240,15 +226,7 @@ def first_image(
 def confusion(
     path: Path, language: str, counts: np.ndarray, names: Sequence[str], split: str
 ) -> None:
-    """Draw the confusion matrix.
-
-    Args:
-        path: PNG file to write.
-        language: of the texts.
-        counts: int (classes, classes): rows are labels, columns answers.
-        names: of the classes.
-        split: that was measured: test or validation.
-    """
+    """Draw the confusion matrix, int (classes, classes): rows are labels, columns answers."""
     texts = TEXTS[language]
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
@@ -285,14 +263,7 @@ def confusion(
 
 
 def reliability(path: Path, language: str, bins: Bins, split: str) -> None:
-    """Draw how often the network is right against how sure it is, and how many images that is.
-
-    Args:
-        path: PNG file to write.
-        language: of the texts.
-        bins: of the images.
-        split: that was measured: test or validation.
-    """
+    """Draw how often the network is right against how sure it is, and how many images that is."""
     texts = TEXTS[language]
     edges = np.linspace(0, 1, len(bins.images) + 1)
     filled = bins.images > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -29,15 +29,7 @@ class Caption(NamedTuple):
 def contact_grid(
     path: Path, language: str, images: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Draw images in inverted grey with their class names: the paper's figure 10.
-
-    Args:
-        path: PNG file to write.
-        language: of the texts.
-        images: float32 (n, height, width) in 0…1; the first 50 are drawn.
-        labels: class numbers (n,).
-        names: of the classes.
-    """
+    """Draw the first 50 images in inverted grey with their class names: the paper's figure 10."""
     captions = [[Caption(names[label])] for label in labels]
     _grid(path, TEXTS[language]["contact_sheet"], images, captions, columns=10)
 
@@ -53,19 +45,12 @@ def answers(path: Path, language: str, shown: Answers, names: Sequence[str]) -> 
         _message(path, texts["no_examples"])
         return
     columns = min(10, max(4, len(shown.images)))
-    _grid(path, texts["answers"], shown.images, captions, columns, key=_verdicts(texts))
+    key = [Caption(texts["wrong"], VERMILION), Caption(texts["right"], BLUE)]
+    _grid(path, texts["answers"], shown.images, captions, columns, key=key)
 
 
 def mistakes(path: Path, language: str, wrong: Answers, names: Sequence[str], split: str) -> None:
-    """Draw the mistakes that the network is surest of, the surest first.
-
-    Args:
-        path: PNG file to write.
-        language: of the texts.
-        wrong: images whose label is not the network's answer, in any order; 10 are drawn.
-        names: of the classes.
-        split: that was measured: test or validation.
-    """
+    """Draw the 10 mistakes that the network is surest of, the surest first."""
     texts = TEXTS[language]
     if not len(wrong.images):
         _message(path, texts["no_mistakes"].format(texts[split]))
@@ -103,12 +88,7 @@ def hidden_units(
     layer with the largest weight to the class: most of what is seen there is the noise that the
     weights began as. Without a hidden layer, only the first row.
 
-    Args:
-        path: PNG file to write.
-        language: of the texts.
-        kernels: of all layers, float32 (inputs, units); the last has a unit a class.
-        image_shape: height and width.
-        names: of the classes; the first 25 are drawn.
+    `kernels` are of all layers, (inputs, units); of the classes, the first 25 are drawn.
     """
     texts, names = TEXTS[language], [*names[: MOST_TILES // 2]]
     *hidden, outputs = (kernel.astype(np.float64) for kernel in kernels)
@@ -185,10 +165,6 @@ def _grid(
                 )
         axes.set_xlim(0, WIDTH)
         axes.set_ylim(height, 0)
-
-
-def _verdicts(texts: Mapping[str, str]) -> list[Caption]:
-    return [Caption(texts["wrong"], VERMILION), Caption(texts["right"], BLUE)]
 
 
 def _message(path: Path, text: str) -> None:

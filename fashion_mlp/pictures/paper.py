@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 TITLE = "Распознавание изображений на примере предметов одежды с помощью нейронной сети"
-DATASET = (
-    "Fashion-MNIST"  # `dataset.name` of params.yaml; beside other data its numbers mean nothing
-)
+DATASET = "Fashion-MNIST"  # `dataset.name`; beside other data its numbers mean nothing
 
 
 class Epoch(NamedTuple):

@@ -24,14 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fashion_mlp.proof.reference import (
-    ACTIVATIONS,
-    EXP_ERROR,
-    FLOAT32,
-    Bounds,
-    bounds_of,
-    gamma_of,
-)
+from fashion_mlp.proof.reference import ACTIVATIONS, EXP_ERROR, FLOAT32, Bounds, bounds, gamma_of
 
 if TYPE_CHECKING:
     from fashion_mlp.network.model import Layer
@@ -103,16 +96,12 @@ def _above_relu(layer: Layer, values: Span, sums: Span, weights: np.ndarray) -> 
 def worst_found(layers: Sequence[Layer], images: np.ndarray, known: Bounds) -> float:
     """Search for an image where two runtimes may be far apart, to see how wide the bound is.
 
-    Args:
-        layers: of the network.
-        images: float32 (n, pixels) in 0…1, to start from.
-        known: their bounds.
+    `known` are the bounds of the images that it starts from.
 
     Returns:
         The largest difference that the rounding bound leaves open for the worst image found.
     """
-    random, within = np.random.default_rng(0), bounds_of(layers)
-    width = _width(known)
+    random, width = np.random.default_rng(0), _width(known)
     start = np.argsort(-width, kind="stable")[:CANDIDATES]
     pool, width = images[start], width[start]
     for _ in range(ROUNDS):
@@ -123,7 +112,7 @@ def worst_found(layers: Sequence[Layer], images: np.ndarray, known: Bounds) -> f
         )
         tried = np.where(parts, others, pool).astype(np.float32)
         pool = np.concatenate([pool, tried])
-        width = np.concatenate([width, _width(within(tried))])
+        width = np.concatenate([width, _width(bounds(layers, tried))])
         best = np.argsort(-width, kind="stable")[:CANDIDATES]
         pool, width = pool[best], width[best]
     return float(width[0])

@@ -26,9 +26,9 @@ from fashion_mlp.proof.findings import (
     hold,
 )
 from fashion_mlp.proof.known import EDGES, MARGIN, Known
+from fashion_mlp.proof.locate import find_place, worst_rows
 from fashion_mlp.proof.matching import find_weights
 from fashion_mlp.proof.pairing import Beside, in_double, paired
-from fashion_mlp.proof.parting import find_place, worst_rows
 
 BATCH_SIZES = (1, 7)  # besides all at once
 BATCHED = 50  # inputs that are run at each of them
@@ -55,10 +55,6 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 def compare(known: Known, model: onnx.ModelProto) -> dict[str, Finding]:
     """Hold an ONNX model to a Keras model.
-
-    Args:
-        known: from `study`.
-        model: the file, which is not changed.
 
     Returns:
         What each level found, by its name: `float64`, `weights`, `float32`, `bound`, and where they
@@ -145,21 +141,16 @@ def check_batches(file: Beside, limits: Sequence[float]) -> str:
     if file.rows:
         return f"the file takes batches of {file.rows} alone"
     for size in BATCH_SIZES:
-        check_batch(file, size, limits)
+        parts = [
+            file.run({name: array[first : first + size] for name, array in file.feeds.items()})
+            for first in range(0, len(file.answers[0][:BATCHED]), size)
+        ]
+        found = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        expected = [array[: len(one)] for array, one in zip(file.answers, found, strict=True)]
+        for pair, limit in zip(paired(expected, found), limits, strict=True):
+            if not distance(*pair) <= limit:
+                raise ValueError(f"batch size {size}: answers move by {distance(*pair):.1e}")
     return f"batch sizes {', '.join(map(str, BATCH_SIZES))} agree"
-
-
-def check_batch(file: Beside, size: int, limits: Sequence[float]) -> None:
-    """Check one batch size, see `check_batches`."""
-    parts = [
-        file.run({name: array[first : first + size] for name, array in file.feeds.items()})
-        for first in range(0, len(file.answers[0][:BATCHED]), size)
-    ]
-    found = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-    expected = [array[: len(one)] for array, one in zip(file.answers, found, strict=True)]
-    for pair, limit in zip(paired(expected, found), limits, strict=True):
-        if not distance(*pair) <= limit:
-            raise ValueError(f"batch size {size}: answers move by {distance(*pair):.1e}")
 
 
 def check_bound(file: Beside, known: Known) -> Finding:

@@ -80,9 +80,7 @@ def run_in_double(model: onnx.ModelProto, every: bool = False) -> Run:
     By onnxruntime where it has all the operators for float64; else by onnx's reference, which
     computes the same some hundred times slower.
 
-    Args:
-        model: in any precision.
-        every: whether to give what each node computes as well.
+    `every` also gives what each node computes.
 
     Raises:
         CannotRunError: neither takes the model; from the function: it can't be run.

@@ -19,24 +19,18 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+OUTPUT = "logits"  # what the proof is about
 LIMIT = 2**24  # float32 holds every integer up to this
 SMALLEST, LARGEST = 2.0**-126, float(np.finfo(np.float32).max)
 
 
 class Range(NamedTuple):
-    """What a value can be: float64 arrays by column, or of one element.
-
-    Attributes:
-        low: at least.
-        high: at most.
-        step: a power of two whose multiple it is; 0 if there is none.
-        fusible: comes out of a product that a runtime may fuse with the addition behind it.
-    """
+    """What a value can be: float64 arrays by column, or of one element."""
 
     low: np.ndarray
     high: np.ndarray
-    step: float
-    fusible: bool = False
+    step: float  # a power of two whose multiple it is; 0 if there is none
+    fusible: bool = False  # out of a product that a runtime may fuse with the addition behind it
 
 
 class Theorem(NamedTuple):
@@ -46,12 +40,8 @@ class Theorem(NamedTuple):
     largest: float
 
 
-def prove_exact_sums(model: onnx.ModelProto, output: str = "logits") -> Theorem:
-    """Prove that every runtime with float32 gives the same bits, for every image of bytes.
-
-    Args:
-        model: its input is uint8.
-        output: the value that the proof is about.
+def prove_exact_sums(model: onnx.ModelProto) -> Theorem:
+    """Prove that every runtime with float32 gives the same logits, for every image of bytes.
 
     Raises:
         ValueError: a sum that may round, or an operation that the proof does not know.
@@ -68,7 +58,7 @@ def prove_exact_sums(model: onnx.ModelProto, output: str = "logits") -> Theorem:
     known[graph.input[0].name] = Range(np.zeros(1), np.full(1, 255.0), 1.0)
     shares: list[np.ndarray] = []
     for node in graph.node:
-        if output in known:
+        if OUTPUT in known:
             break
         try:
             if node.op_type == "MatMul":
@@ -82,8 +72,8 @@ def prove_exact_sums(model: onnx.ModelProto, output: str = "logits") -> Theorem:
             raise ValueError(f"node {node.name} ({node.op_type}): {error}") from None
         for name, value in zip(node.output, found, strict=True):
             known[name] = _representable(name, value)
-    if output not in known or known[output].fusible:
-        raise ValueError(f"{output}: not computed, or the result of a product that rounds")
+    if OUTPUT not in known or known[OUTPUT].fusible:
+        raise ValueError(f"{OUTPUT}: not computed, or the result of a product that rounds")
     return Theorem(sum(map(len, shares)), float(max(map(np.max, shares), default=0.0)))
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fashion_mlp.proof.chain import dense_chain
 from fashion_mlp.proof.findings import distance
 from fashion_mlp.proof.layerwise import (
     Steps,
@@ -20,10 +19,12 @@ from fashion_mlp.proof.layerwise import (
     steps_of,
 )
 from fashion_mlp.proof.pairing import fits
-from fashion_mlp.proof.reference import Bounds, bounds
+from fashion_mlp.proof.reference import ACTIVATIONS, Bounds, bounds
 
 if TYPE_CHECKING:
     import keras
+
+    from fashion_mlp.network.model import Layer
 
 IMAGES = 1000  # that are compared, the first ones
 DRAWN = 64  # inputs drawn at random between the smallest and the largest value of the images
@@ -35,6 +36,8 @@ EDGES = (np.nan, np.inf, -np.inf)  # inputs full of these: shown, not judged
 # with weights rounds them a few times.
 ROUNDING = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 MARGIN = (16.0, 4.0)
+# Layers that change no value when a model predicts; Flatten comes before all dense ones.
+WITHOUT_EFFECT = ("InputLayer", "Dropout", "Flatten")
 
 
 class Known(NamedTuple):
@@ -215,3 +218,26 @@ def certain_of(
         if distance(known.probabilities, double[0][:count]) <= limits[0]:
             return known
     return "the layers are not one chain"
+
+
+def dense_chain(model: keras.Model) -> list[Layer] | str:
+    """Take the dense layers of a model, or say why the rounding bound does not cover it."""
+    from fashion_mlp.network.model import Layer
+
+    layers = []
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        return "several inputs or outputs"
+    for layer in model.layers:
+        kind = type(layer).__name__
+        if kind in WITHOUT_EFFECT:
+            continue
+        if kind != "Dense" or len(layer.weights) != 2 or layer.compute_dtype != "float32":
+            return f"it covers float32 dense layers with biases alone, not {layer.name} ({kind})"
+        function = layer.activation  # or a layer, such as ReLU()
+        name = getattr(function, "__name__", type(function).__name__)
+        kernel, bias = layer.get_weights()
+        layers.append(Layer(kernel, bias, name))
+    if not layers or layers[-1].activation != "softmax":
+        return "it covers a last layer with softmax alone"
+    unknown = [layer.activation for layer in layers[:-1] if layer.activation not in ACTIVATIONS]
+    return f"it does not cover the activation {unknown[0]}" if unknown else layers

@@ -182,10 +182,7 @@ def _ancestors(tensors: Sequence[Any]) -> set[str]:
 def spread(model: keras.Model, run: Callable[[], Sequence[np.ndarray]], size: float) -> list[float]:
     """Measure how far results move if each weight moves by a share of itself, up or down.
 
-    Args:
-        model: of `load_in_double`; its weights are what they were at the end.
-        run: gives results of the model.
-        size: the share, such as 2**-53.
+    `size` is the share, such as 2**-53; `run` gives results of the model, from `load_in_double`.
 
     Returns:
         For each result, the largest movement of any of its values in `RUNS` runs.

@@ -54,10 +54,6 @@ def match_weights(weights: Mapping[str, np.ndarray], model: onnx.ModelProto) -> 
     *rearranged* if one tensor, or several that are left over, have its bit patterns in another
     order; *dropped* if it is all zeros and not there; *changed* if some of its values are not
     there; *folded* if most are not: a converter computed with it.
-
-    Args:
-        weights: of any precision, by name.
-        model: the file.
     """
     arrays = tensors_of(model)
     tensors = {name: _bits(array) for name, array in arrays.items()}

@@ -95,57 +95,34 @@ ACTIVATIONS = {
 }
 
 
-class Wide(NamedTuple):
-    """A layer in float64, and its kernel's absolute values."""
-
-    kernel: np.ndarray
-    bias: np.ndarray
-    sizes: np.ndarray
-    activation: str
-
-
 def bounds(layers: Sequence[Layer], images: np.ndarray, precision: Precision = FLOAT32) -> Bounds:
-    """Compute the reference and what rounding may make of it, see `bounds_of`."""
-    return bounds_of(layers, precision)(images)
-
-
-def bounds_of(
-    layers: Sequence[Layer], precision: Precision = FLOAT32
-) -> Callable[[np.ndarray], Bounds]:
-    """Make a function that computes the reference and what rounding may make of it.
+    """Compute the reference and what rounding may make of it.
 
     Args:
         layers: relu, sigmoid or tanh; softmax the last.
+        images: float32 (n, pixels).
         precision: of the runtime.
 
     Returns:
-        A function of images, float32 (n, pixels), that gives float64 (n, classes): the
-        probabilities, and the lowest and the highest that a correct runtime can answer. Where the
-        runtime may overflow, or the image is not finite, both are NaN: no bound holds.
+        The probabilities, and the lowest and the highest that a correct runtime can answer. Where
+        the runtime may overflow, or the image is not finite, both are NaN: no bound holds.
     """
-    kernels = [layer.kernel.astype(np.float64) for layer in layers]
-    wide = [
-        Wide(kernel, layer.bias.astype(np.float64), np.abs(kernel), layer.activation)
-        for kernel, layer in zip(kernels, layers, strict=True)
+    parts = [
+        _bounds(layers, np.asarray(images[first : first + BLOCK]), precision)
+        for first in range(0, max(len(images), 1), BLOCK)
     ]
-
-    def run(images: np.ndarray) -> Bounds:
-        parts = [
-            _bounds(wide, np.asarray(images[first : first + BLOCK]), precision)
-            for first in range(0, max(len(images), 1), BLOCK)
-        ]
-        return Bounds(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-    return run
+    return Bounds(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _bounds(layers: Sequence[Wide], images: np.ndarray, precision: Precision) -> Bounds:
+def _bounds(layers: Sequence[Layer], images: np.ndarray, precision: Precision) -> Bounds:
     # What goes into the next layer, float64 (n, inputs); largest is |values| + error.
     values = images.astype(np.float64)
     error, largest = np.zeros((1, 1)), np.abs(values)
     overflows = np.zeros(len(images), bool)
     with np.errstate(over="ignore", invalid="ignore"):  # some edge-case inputs overflow
-        for number, (kernel, bias, sizes, name) in enumerate(layers, start=1):
+        for number, layer in enumerate(layers, start=1):
+            kernel, bias = layer.kernel.astype(np.float64), layer.bias.astype(np.float64)
+            sizes = np.abs(kernel)
             terms = 1 + np.count_nonzero(largest, axis=1, keepdims=True)
             size = largest @ sizes + np.abs(bias)
             gamma = gamma_of(terms, precision.unit)
@@ -156,7 +133,7 @@ def _bounds(layers: Sequence[Wide], images: np.ndarray, precision: Precision) ->
             error = inherited + gamma * size + precision.tiny * flushed
             if number == len(layers):
                 break
-            activation = ACTIVATIONS[name]
+            activation = ACTIVATIONS[layer.activation]
             stays_zero = activation.cuts & (values + error <= 0)
             values = activation.function(values)
             error = error * activation.slope + activation.error * precision.unit

@@ -84,10 +84,7 @@ class Candidate:
     ) -> np.ndarray:
         """Give the first output for a split's images: float32 (n, classes).
 
-        Args:
-            images: by split, (n, pixels); the same ones at every call.
-            split: which of them.
-            batch_size: images per call of onnxruntime.
+        For a split, `images` must be the same ones at every call.
 
         Raises:
             CannotRunError: onnxruntime does not take the model, or can't run it.

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from fashion_mlp.network.products import product
 from fashion_mlp.training.batches import Draws, Part
+from pipeline.params import Train
 
 # Purposes of the numbers drawn, see `Draws`; a layer's dropout adds the layer's number to its own.
 FLIP, AFFINE, MIXUP, ELASTIC, DROPOUT = 1, 2, 3, 4, 100
@@ -16,28 +17,17 @@ KNOTS = 7  # of an elastic distortion, along each axis
 class Augmentation:
     """Changes a batch; with nothing asked for, it changes nothing."""
 
-    def __init__(
-        self,
-        seed: int,
-        image_shape: tuple[int, int],
-        random_flip: bool,
-        random_affine: float,
-        random_elastic: float,
-        mixup: float,
-    ) -> None:
-        """Take the parameters of params.yaml, and the height and width of an image in pixels."""
+    def __init__(self, params: Train, image_shape: tuple[int, int]) -> None:
+        """Take the section `train` of params.yaml, and an image's height and width in pixels."""
+        self.params = params
         self.image_shape = image_shape
-        self.random_flip = random_flip
-        self.random_affine = random_affine
-        self.random_elastic = random_elastic
-        self.mixup = mixup
         self.flips, self.moves, self.bends, self.blends = (
-            Draws(seed, purpose) for purpose in (FLIP, AFFINE, ELASTIC, MIXUP)
+            Draws(params.seed, purpose) for purpose in (FLIP, AFFINE, ELASTIC, MIXUP)
         )
 
     def places(self, part: Part) -> np.ndarray:
         """List the places in the batch of the images that `part` needs: int32 (n,)."""
-        return part.places(more=1 if self.mixup else 0)
+        return part.places(more=1 if self.params.mixup else 0)
 
     def __call__(
         self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, part: Part
@@ -53,28 +43,28 @@ class Augmentation:
         Returns:
             Both for the images of `part`.
         """
-        of = (step, part.batch, self.places(part))
-        if self.random_flip:
+        params, of = self.params, (step, part.batch, self.places(part))
+        if params.random_flip:
             mirrored = tf.reverse(tf.reshape(images, (-1, *self.image_shape)), [2])
             chosen = self.flips.uniform(*of, 1) < 0.5
             images = tf.where(chosen, tf.reshape(mirrored, tf.shape(images)), images)
-        if self.random_affine or self.random_elastic:
+        if params.random_affine or params.random_elastic:
             matrix, offset = tf.eye(2), tf.zeros((1, 2))
             # Each image its own strength, and of that its own share in each direction.
-            if self.random_affine:
+            if params.random_affine:
                 drawn = self.moves.uniform(*of, 7)
-                moves = self.random_affine * drawn[:, :1] * (2 * drawn[:, 1:] - 1)  # pixels
+                moves = params.random_affine * drawn[:, :1] * (2 * drawn[:, 1:] - 1)  # pixels
                 linear = tf.reshape(moves[:, :4] / (max(self.image_shape) / 2), (-1, 2, 2))
                 matrix, offset = matrix + linear, moves[:, 4:]
             places = affine_places(self.image_shape, matrix, offset)
-            if self.random_elastic:
+            if params.random_elastic:
                 drawn = self.bends.uniform(*of, 1 + 2 * KNOTS**2)
-                bends = self.random_elastic * drawn[:, :1] * (2 * drawn[:, 1:] - 1)  # pixels
+                bends = params.random_elastic * drawn[:, :1] * (2 * drawn[:, 1:] - 1)  # pixels
                 places += elastic_field(self.image_shape, bends)
             images = resample(images, self.image_shape, places)
-        if self.mixup:
+        if params.mixup:
             drawn = self.blends.uniform(step, part.batch, part.places(), 2)
-            share = tf.where(drawn[:, :1] < self.mixup, drawn[:, 1:], 1.0)
+            share = tf.where(drawn[:, :1] < params.mixup, drawn[:, 1:], 1.0)
             # With the next of the batch, which was shuffled.
             images, labels = (
                 share * array[:-1] + (1 - share) * array[1:] for array in (images, labels)

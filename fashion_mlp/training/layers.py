@@ -41,13 +41,8 @@ def build_training_model(
 ) -> keras.Sequential:
     """Build the network as it is trained: portable layers, pixels standardized in front.
 
-    Args:
-        pixels: as in `build_network`.
-        hidden_units: as in `build_network`.
-        activation: as in `build_network`.
-        classes: as in `build_network`.
-        precision: of the matrix products' factors, see `portable_matmul`.
-        moments: from `pixel_moments`, to train on standardized pixels; see `trained_layers`.
+    With `moments`, from `pixel_moments`, on standardized pixels; see `trained_layers`.
+    `precision` is that of `portable_matmul`; for the rest see `build_network`.
     """
     dense = partial(PortableDense, precision=precision)
     network = build_network(pixels, hidden_units, activation, classes, dense)

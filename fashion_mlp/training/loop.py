@@ -93,7 +93,7 @@ def fit(
             workers.check_agreement(checkpoint.of if checkpoint else {})
             done = share_state(workers, variables, done)
         while done < params.epochs:
-            logs = step.run_epoch(split, params, done)
+            logs = step.run_epoch(split, done)
             layers = step.layers()
             check_finite(logs["loss"], layers, done + 1)
             if len(validation.images):
@@ -131,15 +131,7 @@ def prepare(
         params.epochs * steps_per_epoch(len(split.images), params.batch_size),
     )
     optimizer.build(model.trainable_variables)
-    augmentation = Augmentation(
-        params.seed,
-        image_shape,
-        params.random_flip,
-        params.random_affine,
-        params.random_elastic,
-        params.mixup,
-    )
-    return TrainingStep(model, optimizer, params, augmentation, workers, len(split.images))
+    return TrainingStep(model, optimizer, params, image_shape, workers, len(split.images))
 
 
 def check_finite(loss: float, layers: Sequence[Layer], epoch: int) -> None:
@@ -161,20 +153,17 @@ class TrainingStep:
         model: keras.Sequential,
         optimizer: keras.optimizers.Optimizer,
         params: Train,
-        augmentation: Augmentation,
+        image_shape: tuple[int, int],
         workers: Workers | None,
         images: int,
     ) -> None:
         """Train `model`, see `build_training_model`, with a built optimizer, on so many images."""
         self.model = model
         self.optimizer = optimizer
-        self.augmentation = augmentation
+        self.params = params
+        self.augmentation = Augmentation(params, image_shape)
         self.workers = workers
         self.loss = keras.losses.get(params.loss)  # a value for each image
-        self.dropout = params.dropout
-        self.label_smoothing = params.label_smoothing
-        self.importance_sampling = params.importance_sampling
-        self.inference_blur = params.inference_blur
         self.draws = [Draws(params.seed, DROPOUT + number) for number in range(len(model.layers))]
         self.sums = tf.Variable(tf.zeros(2))  # of the epoch: loss times images, right answers
         # Of each image, what its right class's probability lacks to 1; before the first epoch, all.
@@ -189,15 +178,15 @@ class TrainingStep:
             self.differentiate = graph(self._differentiate, jit_compile=True)
             self.apply = graph(self._apply, jit_compile=True)
 
-    def run_epoch(self, split: Split, params: Train, epoch: int) -> dict[str, float]:
+    def run_epoch(self, split: Split, epoch: int) -> dict[str, float]:
         """Train one epoch, numbered from 0; return its loss and accuracy."""
-        count = len(split.images)
+        params, count = self.params, len(split.images)
         resident = split.images.nbytes <= MEMORY_SHARE * memory_limit()
         if resident and not hasattr(self, "resident"):
             self.resident = Split(*map(tf.constant, split))
         self.sums.assign(tf.zeros(2))
         errors = self.errors.numpy()
-        rates = sampling_rates(errors, self.importance_sampling)
+        rates = sampling_rates(errors, params.importance_sampling)
         step, weight = epoch * steps_per_epoch(count, params.batch_size), 0.0
         batching = (rates, params.batch_size, params.steps_per_execution)
         for batches in shuffled_batches(*batching, params.seed, epoch):
@@ -209,7 +198,7 @@ class TrainingStep:
                 )
             except tf.errors.ResourceExhaustedError:
                 raise MemoryError("lower train.batch_size or train.steps_per_execution") from None
-            if self.importance_sampling:
+            if params.importance_sampling:
                 found = self.workers.sum([found])[0] if self.workers else found
                 errors[batches] = found.numpy()
             step, weight = step + len(batches), weight + weights.sum(dtype=float)
@@ -264,16 +253,16 @@ class TrainingStep:
         images, labels = self.augmentation(images, labels, step, part)
         weights = weights[part.first : part.last]
         rights = labels
-        if smooth := self.label_smoothing:
+        if smooth := self.params.label_smoothing:
             labels = (1 - smooth) * labels + smooth / labels.shape[1]
         with tf.GradientTape() as tape:
             probabilities = self.forward(images, step, part)
             losses = self.loss(labels, probabilities)
-            losses = losses * weights if self.importance_sampling else losses
+            losses = losses * weights if self.params.importance_sampling else losses
             loss = tf.reduce_sum(losses) / size
             scaled = self.optimizer.scale_loss(loss)  # by `loss_scale_factor`; `apply` undoes it
         right = tf.cast(keras.metrics.categorical_accuracy(labels, probabilities), tf.float32)
-        right = right * weights if self.importance_sampling else right
+        right = right * weights if self.params.importance_sampling else right
         self.sums.assign_add(tf.stack([loss * size, tf.reduce_sum(right)]))
         errors = 1 - tf.reduce_sum(rights * probabilities, axis=1)
         errors = tf.pad(errors, [[part.first, size - part.last]])
@@ -285,12 +274,12 @@ class TrainingStep:
         Dropout is here, as Keras' own layer draws slowly on a processor: with it, an epoch of
         the paper's took six times as long as without.
         """
-        values, last = images, self.model.layers[-1]
+        values, last, dropout = images, self.model.layers[-1], self.params.dropout
         for layer, draws in zip(self.model.layers, self.draws, strict=True):
             values = layer(values, training=True)
-            if self.dropout and isinstance(layer, PortableDense) and layer is not last:
+            if dropout and isinstance(layer, PortableDense) and layer is not last:
                 drawn = draws.uniform(step, part.batch, part.places(), layer.units)
-                values = tf.where(drawn >= self.dropout, values / (1 - self.dropout), 0.0)
+                values = tf.where(drawn >= dropout, values / (1 - dropout), 0.0)
         return values
 
     def _apply(self, gradients: list[tf.Tensor]) -> None:
@@ -302,7 +291,7 @@ class TrainingStep:
         latest = [variable.numpy() for variable in variables]
         if self.optimizer.use_ema:
             self.optimizer.finalize_variable_values(variables)
-        layers = trained_layers(self.model, self.augmentation.image_shape, self.inference_blur)
+        layers = trained_layers(self.model, self.augmentation.image_shape, self.params.inference_blur)
         for variable, value in zip(variables, latest, strict=True):
             variable.assign(value)
         return layers
