@@ -291,7 +291,9 @@ class TrainingStep:
         latest = [variable.numpy() for variable in variables]
         if self.optimizer.use_ema:
             self.optimizer.finalize_variable_values(variables)
-        layers = trained_layers(self.model, self.augmentation.image_shape, self.params.inference_blur)
+        layers = trained_layers(
+            self.model, self.augmentation.image_shape, self.params.inference_blur
+        )
         for variable, value in zip(variables, latest, strict=True):
             variable.assign(value)
         return layers
