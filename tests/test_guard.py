@@ -30,32 +30,30 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def refused(says: str) -> None:
+    """Begin stage train, which must be refused."""
+    with pytest.raises(ValueError, match=says):
+        guarded("train").__enter__()
+
+
 @pytest.mark.parametrize("content", [b"whol", b"wholf", b""])
 def test_guarded_refuses_an_input_that_is_not_what_dvc_lock_records(
     content: bytes, project: Path
 ) -> None:
     Path("data").write_bytes(content)
-    with pytest.raises(ValueError, match=r"data: damaged: expected MD5 \w+ .*`make heal`"):
-        guarded("train").__enter__()
+    refused(r"data: damaged: expected MD5 \w+ .*`make heal`")
 
 
 def test_guarded_refuses_a_dvc_lock_that_a_merge_left_in_conflict(project: Path) -> None:
     Path("dvc.lock").write_text("<<<<<<< HEAD\nstages: {}\n=======\nstages: []\n>>>>>>> other\n")
-    with pytest.raises(
-        ValueError, match=r"dvc\.lock: not YAML: .*`git checkout HEAD -- dvc\.lock`"
-    ):
-        guarded("train").__enter__()
+    refused(r"dvc\.lock: not YAML: .*`git checkout HEAD -- dvc\.lock`")
 
 
 @pytest.mark.parametrize(
     ("path", "content", "named"),
     [
         ("code.py", "new", r"code\.py changed while the stage ran"),
-        (
-            "params.yaml",
-            "{train: {seed: 2}, fetch: {files: a, timeout: 1}}",
-            "params.yaml: train changed",
-        ),
+        ("params.yaml", "{train: {seed: 2}, fetch: {files: a}}", "params.yaml: train changed"),
         ("data", "whole", "data changed while the stage ran"),  # and changed back, perhaps
         ("params.yaml", "{fetch: 1}", "params.yaml: train, params.yaml: fetch.files changed"),
     ],
@@ -72,16 +70,14 @@ def test_guarded_refuses_a_clock_that_no_zip_file_knows(
     year: int, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "localtime", lambda: time.struct_time([year, *[1] * 8]))
-    with pytest.raises(ValueError, match=r"this machine's clock says .*; set it"):
-        guarded("train").__enter__()
+    refused(r"this machine's clock says .*; set it")
 
 
 def test_guarded_refuses_a_limit_that_tensorflow_would_abort_at(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1_600_000_000, -1))
-    with pytest.raises(ValueError, match=r"allows 1\.6 GB of addresses; TensorFlow takes 3 GB"):
-        guarded("train").__enter__()
+    refused(r"allows 1\.6 GB of addresses; TensorFlow takes 3 GB")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, -1))
     with guarded("train"):
         pass
@@ -102,8 +98,7 @@ def test_guarded_refuses_an_input_that_other_parameters_made(
     lock["stages"]["before"]["params"] = {"params.yaml": recorded}
     Path("dvc.lock").write_text(yaml.safe_dump(lock))
     Path("params.yaml").write_text(yaml.safe_dump({"train": {}} | now))
-    with pytest.raises(ValueError, match=f"^data: made with {named}and params.yaml has"):
-        guarded("train").__enter__()
+    refused(f"^data: made with {named}and params.yaml has")
     for section, value in recorded.items():  # and takes it where they are the same
         *outer, last = section.split(".")
         now |= {outer[0]: {last: value}} if outer else {last: value}
@@ -165,14 +160,12 @@ def test_guarded_takes_what_a_stage_run_by_hand_wrote_but_not_its_damage(project
     with guarded("train"):
         pass
     Path("data").write_bytes(b"new, with other parameterz")
-    with pytest.raises(ValueError, match="data: damaged"):
-        guarded("train").__enter__()
+    refused("data: damaged")
     Path("data").write_bytes(b"new, with other parameters")
     lock = Path("dvc.lock").read_text()
     (recorded,) = re.findall(r"[0-9a-f]{32}", lock)[:1]
     Path("dvc.lock").write_text(lock.replace(recorded, 32 * "a"))  # DVC has run the stage since
-    with pytest.raises(ValueError, match="data: damaged"):
-        guarded("train").__enter__()
+    refused("data: damaged")
 
 
 def test_guarded_keeps_no_record_of_its_own_where_dvc_does(
