@@ -432,13 +432,22 @@ def test_strings_are_the_same_in_both_languages(page: Page) -> None:
     assert gaps[0] == gaps[1]
 
 
-@pytest.mark.parametrize("locale", ["en", "ru-RU"])
-def test_layout_fits_a_phone_in_the_browsers_language(locale: str, open_page: Opener) -> None:
-    page = open_page(320, 740, locale=locale, has_touch=True, is_mobile=True)
+@pytest.mark.parametrize(
+    ("width", "locale"), [(320, "en"), (320, "ru-RU"), (390, "en"), (1280, "en")]
+)
+def test_layout_fits_the_screen_in_the_browsers_language_and_the_card_keeps_its_height(
+    width: int, locale: str, open_page: Opener
+) -> None:
+    page = open_page(width, 740, locale=locale, has_touch=True, is_mobile=width < 400)
     expect(page.locator("html")).to_have_attribute("lang", locale[:2])
+    heights = set()
     for tab in TABS:
         page.tap(f"#tab-{tab}")
-        assert page.evaluate("document.documentElement.scrollWidth") == 320
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        box = page.locator(".card").first.bounding_box()
+        assert box
+        heights.add(box["height"])
+    assert len(heights) == 1
     page.tap("#sketch")
     expect(page.locator("#result")).to_contain_text("%")
 
@@ -731,18 +740,6 @@ def test_snippet_of_readme_names_a_photo(blank: Page, address: str) -> None:
     blank.goto(address.replace("/web/", "/mine.html"))
     blank.set_input_files("input", WEB.parent / "photos/boot.png")
     expect(blank.locator("p")).to_have_text(re.compile(r"^Ankle boot, 0\.82"))
-
-
-def test_card_keeps_its_height_from_tab_to_tab(open_page: Opener) -> None:
-    for width in (1280, 390):
-        page = open_page(width, 800)
-        heights = []
-        for tab in TABS:
-            page.click(f"#tab-{tab}")
-            box = page.locator(".card").first.bounding_box()
-            assert box
-            heights.append(box["height"])
-        assert len(set(heights)) == 1
 
 
 def test_what_is_touched_measures_44_pixels(open_page: Opener) -> None:
