@@ -310,35 +310,33 @@ def test_main_says_in_one_line_that_there_is_no_model(
     assert done.stderr.count("\n") == 1
 
 
-def test_main_refuses_another_model_or_language(model: Path) -> None:
+def test_main_refuses_another_language(model: Path) -> None:
     done = run("photo.png", "--model", model, "--language", "de")
     assert (done.returncode, done.stderr) == (2, "predict: --language: the model has en, ru\n")
-    network = onnx.load(model)
-    network.metadata_props[1].value = "[32, 32]"
-    onnx.save(network, model)
-    done = run("photo.png", "--model", model)
-    expected = "expected tensor(float) or tensor(uint8) [N, 1024] → probabilities [N, 10], got "
-    assert f"{expected}tensor(float) ['N', 784]" in done.stderr
-    onnx.helper.set_model_props(network, {})
-    onnx.save(network, model)
-    done = run("photo.png", "--model", model)
-    assert done.stderr == f"predict: {model}: no class_names, image_shape in its metadata\n"
+
+
+METADATA = {"class_names": json.dumps(NAMES), "image_shape": "[28, 28]"}
+DAMAGED = [{"image_shape": it} for it in ("[28, x]", "28", '"ab"', "[28]")]
+DAMAGED += [{"class_names": it} for it in ("{}", '{"en": 5}', '{"en": ["a"], "ru": []}')]
+OTHER_SHAPE = "expected tensor(float) or tensor(uint8) [N, 1024] → probabilities [N, 10], got "
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("metadata", "says"),
     [
-        *(("image_shape", value) for value in ("[28, x]", "28", '"ab"', "[28]")),
-        *(("class_names", value) for value in ("{}", '{"en": 5}', '{"en": ["a"], "ru": []}')),
+        ({}, "no class_names, image_shape in its metadata\n"),
+        (METADATA | {"image_shape": "[32, 32]"}, f"{OTHER_SHAPE}tensor(float) ['N', 784]"),
+        *((METADATA | it, "class_names, image_shape in metadata: ") for it in DAMAGED),
     ],
 )
-def test_main_names_the_model_whose_metadata_are_damaged(key: str, value: str, model: Path) -> None:
+def test_main_refuses_a_model_whose_metadata_do_not_fit(
+    metadata: dict[str, str], says: str, model: Path
+) -> None:
     network = onnx.load(model)
-    for entry in network.metadata_props:
-        entry.value = value if entry.key == key else entry.value
+    onnx.helper.set_model_props(network, metadata)
     onnx.save(network, model)
     done = run("photo.png", "--model", model)
-    assert done.stderr.startswith(f"predict: {model}: class_names, image_shape in metadata: ")
+    assert done.stderr.startswith(f"predict: {model}: {says}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
