@@ -134,6 +134,16 @@ def engine() -> None:
 
 
 @pytest.fixture(scope="session")
+def training(engine: None) -> Any:
+    """The package fashion_mlp.training with its modules, which load TensorFlow."""
+    import fashion_mlp.training.loop
+    import fashion_mlp.training.optimizer
+    import fashion_mlp.training.workers
+
+    return fashion_mlp.training
+
+
+@pytest.fixture(scope="session")
 def finished_folder(
     data: Data, engine: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from PIL import Image, ImageDraw
 
+from consumers.python import predict
+
 OUTLINES = {  # in 0…1 of the photo's width and height
     "shirt": "35,20 15,35 22,48 33,40 33,80 67,80 67,40 78,48 85,35 65,20 50,26",
     "trousers": "35,10 65,10 70,90 55,90 50,35 45,90 30,90",
@@ -42,6 +44,20 @@ def photo(
         grain = np.random.default_rng(seed).normal(0, noise, (*size[::-1], len(image.getbands())))
         image = Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
     return image
+
+
+def shaded() -> Image.Image:
+    """A photo in light from the left: its background is not plain."""
+    shade = np.linspace(1, 0.8, 300)[None, :, None]
+    return Image.fromarray((np.asarray(photo()) * shade).astype(np.uint8))
+
+
+def as_seen(
+    data: bytes, folder: Path, shape: tuple[int, int] = (28, 28), photos: str = "trimmed"
+) -> np.ndarray:
+    """Read a photo from bytes as predict.py does: int64 of a shape."""
+    (folder / "photo").write_bytes(data)
+    return predict.to_picture(predict.read_photo(folder / "photo"), shape, photos).astype(np.int64)
 
 
 def save_model(path: Path, kernel: np.ndarray, names: dict[str, list[str]]) -> None:

@@ -17,14 +17,13 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 @given(st.integers(1, 200), st.integers(1, 60), st.integers(1, 9), SEEDS)
 def test_shuffled_batches_take_each_image_once_an_epoch(
-    images: int, batch_size: int, steps: int, seed: int
+    training: Any, images: int, batch_size: int, steps: int, seed: int
 ) -> None:
-    from fashion_mlp.training.batches import shuffled_batches, steps_per_epoch
-
+    shuffled_batches = training.batches.shuffled_batches
     blocks = list(shuffled_batches(np.ones(images), batch_size, steps, seed, 0))
     rows = [row for block in blocks for row in block]
     assert all(block.dtype == np.int32 and len(block) <= steps for block in blocks)
-    assert len(rows) == steps_per_epoch(images, batch_size)
+    assert len(rows) == training.batches.steps_per_epoch(images, batch_size)
     assert {len(row) for row in rows[:-1]} <= {batch_size}
     order = np.concatenate(rows).tolist()
     assert sorted(order) == list(range(images))
@@ -32,11 +31,9 @@ def test_shuffled_batches_take_each_image_once_an_epoch(
     assert [number for block in another for number in block.ravel().tolist()] == order
 
 
-def test_shuffled_batches_are_others_in_another_epoch_and_with_another_seed() -> None:
-    from fashion_mlp.training.batches import shuffled_batches
-
+def test_shuffled_batches_are_others_in_another_epoch_and_with_another_seed(training: Any) -> None:
     orders = {
-        next(shuffled_batches(np.ones(1000), 1000, 1, *of)).tobytes()
+        next(training.batches.shuffled_batches(np.ones(1000), 1000, 1, *of)).tobytes()
         for of in ((1, 0), (1, 1), (2, 0))
     }
     assert len(orders) == 3
@@ -44,23 +41,20 @@ def test_shuffled_batches_are_others_in_another_epoch_and_with_another_seed() ->
 
 @given(hnp.arrays(np.float32, st.integers(1, 300), elements=st.floats(0, 1, width=32)), SEEDS)
 def test_shuffled_batches_take_an_image_as_often_as_its_rate_says(
-    errors: np.ndarray, seed: int
+    training: Any, errors: np.ndarray, seed: int
 ) -> None:
-    from fashion_mlp.training.batches import sampling_rates, shuffled_batches
-
-    rates = sampling_rates(errors, 0.75)
+    rates = training.batches.sampling_rates(errors, 0.75)
     assert rates.min() >= 0.25 - 1e-9
     assert rates.mean() == pytest.approx(1)
     counts = np.zeros(len(errors))
-    for block in shuffled_batches(rates, 7, 3, seed, 0):
+    for block in training.batches.shuffled_batches(rates, 7, 3, seed, 0):
         np.add.at(counts, block.ravel(), 1)
     assert counts.sum() == len(errors)
     assert (np.abs(counts - rates) < 1 + 1e-9).all()
 
 
-def test_sampling_rates_are_in_proportion_to_the_errors_but_for_a_share() -> None:
-    from fashion_mlp.training.batches import sampling_rates
-
+def test_sampling_rates_are_in_proportion_to_the_errors_but_for_a_share(training: Any) -> None:
+    sampling_rates = training.batches.sampling_rates
     errors = np.array([0, 0.1, 0.3, 0.4], np.float32)
     assert sampling_rates(errors, 0.5) == pytest.approx([0.5, 0.75, 1.25, 1.5])
     assert sampling_rates(errors, 0).tolist() == [1, 1, 1, 1]
@@ -68,22 +62,20 @@ def test_sampling_rates_are_in_proportion_to_the_errors_but_for_a_share() -> Non
 
 
 @given(st.integers(0, 60), st.integers(1, 9))
-def test_parts_cover_a_batch_once_as_evenly_as_it_goes(batch: int, workers: int) -> None:
-    from fashion_mlp.training.batches import Part
-
-    parts = [Part.of(batch, worker, workers) for worker in range(workers)]
+def test_parts_cover_a_batch_once_as_evenly_as_it_goes(
+    training: Any, batch: int, workers: int
+) -> None:
+    parts = [training.batches.Part.of(batch, worker, workers) for worker in range(workers)]
     assert np.concatenate([part.places() for part in parts]).tolist() == list(range(batch))
     sizes = [len(part.places()) for part in parts]
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_draws_differ_by_seed_purpose_and_step() -> None:
+def test_draws_differ_by_seed_purpose_and_step(training: Any) -> None:
     import tensorflow as tf
 
-    from fashion_mlp.training.batches import Draws
-
     places, steps = np.arange(200), [tf.constant(step, tf.int64) for step in (0, 0, 0, 1)]
-    draws = [Draws(1, 1), Draws(2, 1), Draws(1, 2), Draws(1, 1)]
+    draws = [training.batches.Draws(*of) for of in ((1, 1), (2, 1), (1, 2), (1, 1))]
 
     @tf.function(jit_compile=True)
     def draw() -> list[tf.Tensor]:

@@ -17,7 +17,7 @@ from checks.lock import stale
 from checks.sandbox import edited
 from pipeline.environment import ROOT
 from tests.conftest import paper_values
-from tests.processes import run
+from tests.processes import git
 
 PICTURE = b"\x89PNG\r\n\x1a\n\xff\xfe"  # not UTF-8
 METRICS = {"train_loss": 0.5, "images": 3, "test_accuracy": 0.75}
@@ -27,10 +27,6 @@ LOCK = {
         "two": {"cmd": "ls", "outs": [{"path": "models/m", "md5": "2"}]},
     }
 }
-
-
-def git(folder: Path, *arguments: str) -> None:
-    assert run(folder, "git", *arguments).returncode == 0
 
 
 @pytest.fixture
@@ -111,7 +107,6 @@ def test_gate_refuses_a_metric_that_stands_in_two_files(project: Path, capsys: A
     (project / "metrics/kept.json").write_text(json.dumps({"train_loss": 0.1}))
     assert gate.main() == 2
     assert "metrics/train.json: train_loss stands in another file too" in capsys.readouterr().err
-    (project / "metrics/kept.json").unlink()
 
 
 @pytest.mark.parametrize("revision", ["v9", "HEAD; touch x", "$(touch x)", "--all"])

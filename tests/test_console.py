@@ -17,8 +17,6 @@ from pipeline.environment import ROOT
 from tests import processes
 from tests.conftest import paper_values
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
-
 
 def program(folder: Path, body: str) -> list[str]:
     """Write a stage named `probe` whose main() is `body`; return the command that runs it."""
@@ -120,14 +118,8 @@ def test_a_compiled_module_that_is_not_its_sources_is_not_used(tmp_path: Path) -
 
 
 def test_run_ends_at_ctrl_c_with_one_line(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        program(tmp_path, "print('ready', flush=True)\ntime.sleep(30)"),
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = program(tmp_path, "print('ready', flush=True)\ntime.sleep(30)")
+    process = processes.start(tmp_path, *command)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
@@ -156,7 +148,8 @@ def test_progress_in_a_terminal_moves_in_place(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 80))
     command = program(tmp_path, "with console.progress('count', 3, 'images') as bar: bar.update(3)")
-    subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, stderr=slave, check=True)
+    env = processes.surroundings()
+    subprocess.run(command, cwd=tmp_path, env=env, stderr=slave, check=True)
     shown = os.read(master, 10_000).decode()
     os.close(slave)
     os.close(master)

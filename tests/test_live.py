@@ -2,27 +2,18 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Any
 
-from pipeline.environment import ROOT
+from tests.processes import run, start
 
+LIVE = (sys.executable, "-m", "report.live")
 HEADER = "epoch,loss,accuracy,validation_loss,validation_accuracy\n"
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    pipe: Any = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, "-m", "report.live", *arguments],
-        cwd=folder, env={"PYTHONPATH": str(ROOT)}, stdout=pipe, stderr=pipe, text=True,
-    )  # fmt: skip
-
-
 def test_the_page_follows_a_run_epoch_by_epoch_and_ends_with_ctrl_c(tmp_path: Path) -> None:
-    process = start(tmp_path, "0")
+    process = start(tmp_path, *LIVE, "0")
     assert process.stdout is not None
     (address,) = re.findall(r"http://\S+/", process.stdout.readline())
 
@@ -58,7 +49,6 @@ def test_the_page_follows_a_run_epoch_by_epoch_and_ends_with_ctrl_c(tmp_path: Pa
 
 def test_a_port_that_can_t_be_had_is_refused_in_one_line(tmp_path: Path) -> None:
     for port in ("99999", "-1", "x"):
-        process = start(tmp_path, port)
-        _, errors = process.communicate(timeout=30)
-        assert process.returncode == 1
-        assert re.fullmatch(rf"watch: error: port {port}: .*; make watch PORT=8002\n", errors)
+        done = run(tmp_path, *LIVE, port)
+        assert done.returncode == 1
+        assert re.fullmatch(rf"watch: error: port {port}: .*; make watch PORT=8002\n", done.stderr)

@@ -147,8 +147,7 @@ def test_check_params_keeps_any_option_of_an_optimizer(value: Any) -> None:
     [{}, {"url": "https://a/", "folder": "b"}, {"debian_package": "a1"}, {"url": "ftp://a/"}],
 )
 def test_check_params_refuses_a_source_of_no_kind_or_two(source: dict[str, str]) -> None:
-    text = fault(edited(VALUES, {"fetch.sources": [source]}))
-    assert text is not None
+    text = fault(edited(VALUES, {"fetch.sources": [source]})) or ""
     assert text.startswith("params.yaml: fetch.sources.0")
 
 
@@ -167,8 +166,7 @@ def test_check_params_refuses_a_source_of_no_kind_or_two(source: dict[str, str])
     ],
 )
 def test_check_params_refuses_class_names_that_do_not_fit(classes: Any, message: str) -> None:
-    text = fault(edited(VALUES, {"dataset.classes": 2, "dataset.class_names": classes}))
-    assert text is not None
+    text = fault(edited(VALUES, {"dataset.classes": 2, "dataset.class_names": classes})) or ""
     assert text.startswith(f"params.yaml: {message}; got ")
 
 

@@ -20,17 +20,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from consumers.python import predict
-from tests.photos import encoded, photo, refused_photos, save_model, turned
+from tests.photos import as_seen, encoded, photo, refused_photos, save_model, shaded, turned
 
 SCRIPT = Path(predict.__file__)
 REFUSED = refused_photos()
 NAMES = {"en": list("abcdefghij"), "ru": list("абвгдежзий")}
-
-
-def picture(data: bytes, folder: Path) -> np.ndarray:
-    """Read a photo from bytes as the command does: int64 (28, 28)."""
-    (folder / "photo").write_bytes(data)
-    return predict.to_picture(predict.read_photo(folder / "photo")).astype(np.int64)
 
 
 @pytest.fixture
@@ -51,7 +45,7 @@ def shirt(tmp_path: Path) -> Path:
 @pytest.fixture
 def answer(tmp_path: Path) -> float:
     """What that network must say of the shirt, in float64."""
-    power = np.exp(0.01 * picture(encoded(photo()), tmp_path).sum() / 255)
+    power = np.exp(0.01 * as_seen(encoded(photo()), tmp_path).sum() / 255)
     return float(power / (9 + power))
 
 
@@ -68,7 +62,7 @@ def test_to_picture_fits_trims_and_negates_a_dark_square(tmp_path: Path) -> None
     image.paste((55, 55, 55), (30, 70, 86, 98))  # 56×28, so 28×14
     expected = np.zeros((28, 28))
     expected[7:21] = 200
-    np.testing.assert_array_equal(picture(encoded(image), tmp_path), expected)
+    np.testing.assert_array_equal(as_seen(encoded(image), tmp_path), expected)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +100,7 @@ def test_reduce_averages_blocks_and_the_smaller_ones_at_the_edge() -> None:
 def test_to_picture_of_a_picture_on_black_gives_it_back(tmp_path: Path) -> None:
     original = np.zeros((28, 28), np.uint8)
     original[:, 6:22] = np.arange(100, 212, 4, dtype=np.uint8)[:, None]
-    np.testing.assert_array_equal(picture(encoded(Image.fromarray(original)), tmp_path), original)
+    np.testing.assert_array_equal(as_seen(encoded(Image.fromarray(original)), tmp_path), original)
 
 
 def test_background_ignores_one_corner() -> None:
@@ -138,7 +132,7 @@ def test_read_photo_turns_as_exif_says(value: int, kind: str, tmp_path: Path) ->
     prefix = b"Exif\0\0" if kind == "JPEG" else b""
     data = encoded(photo((80, 60), "shoe"), kind, quality=100, exif=prefix + turned(value))
     # JPEG's blocks lie elsewhere.
-    assert abs(picture(data, tmp_path) - picture(upright, tmp_path)).max() <= 8
+    assert abs(as_seen(data, tmp_path) - as_seen(upright, tmp_path)).max() <= 8
 
 
 def test_read_photo_refuses_a_file_above_100_megabytes(tmp_path: Path) -> None:
@@ -152,7 +146,7 @@ def test_read_photo_refuses_a_file_above_100_megabytes(tmp_path: Path) -> None:
 def test_read_photo_refuses(name: str, tmp_path: Path) -> None:
     data, reason, _ = REFUSED[name]
     with pytest.raises(ValueError) as refusal:
-        picture(data, tmp_path)
+        as_seen(data, tmp_path)
     assert reason in str(refusal.value)
 
 
@@ -204,14 +198,12 @@ def test_main_saves_what_the_network_sees(model: Path, shirt: Path, tmp_path: Pa
     assert run(shirt, shirt, "--save", save, "--model", model).returncode == 0
     assert sorted(path.name for path in save.iterdir()) == ["shirt.png-2.png", "shirt.png.png"]
     for path in save.iterdir():
-        with Image.open(path) as seen:
-            np.testing.assert_array_equal(np.asarray(seen), picture(shirt.read_bytes(), tmp_path))
+        with Image.open(path) as saved:
+            np.testing.assert_array_equal(np.asarray(saved), as_seen(shirt.read_bytes(), tmp_path))
 
 
 def test_main_warns_of_a_background_that_is_not_plain(model: Path, tmp_path: Path) -> None:
-    shade = np.linspace(1, 0.8, 300)[None, :, None]  # light from the left
-    shaded = Image.fromarray((np.asarray(photo()) * shade).astype(np.uint8))
-    shaded.save(tmp_path / "shaded.png")
+    shaded().save(tmp_path / "shaded.png")
     photo(noise=5).save(tmp_path / "even.png")
     done = run(tmp_path / "shaded.png", tmp_path / "even.png", "--json", "--model", model)
     (line,) = done.stderr.splitlines()
@@ -252,9 +244,9 @@ def test_network_takes_bytes_where_the_model_does(model: Path, shirt: Path) -> N
         onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(kernel) / 255, "kernel")
     )
     onnx.save(network, model.with_name("bytes.onnx"))
-    seen = picture(shirt.read_bytes(), shirt.parent).astype(np.uint8)
+    picture = as_seen(shirt.read_bytes(), shirt.parent).astype(np.uint8)
     paths = (model, model.with_name("bytes.onnx"))
-    scaled, unscaled = (predict.Network(path).predict(seen) for path in paths)
+    scaled, unscaled = (predict.Network(path).predict(picture) for path in paths)
     np.testing.assert_allclose(scaled, unscaled, rtol=1e-5)
 
 
@@ -318,35 +310,33 @@ def test_main_says_in_one_line_that_there_is_no_model(
     assert done.stderr.count("\n") == 1
 
 
-def test_main_refuses_another_model_or_language(model: Path) -> None:
+def test_main_refuses_another_language(model: Path) -> None:
     done = run("photo.png", "--model", model, "--language", "de")
     assert (done.returncode, done.stderr) == (2, "predict: --language: the model has en, ru\n")
-    network = onnx.load(model)
-    network.metadata_props[1].value = "[32, 32]"
-    onnx.save(network, model)
-    done = run("photo.png", "--model", model)
-    expected = "expected tensor(float) or tensor(uint8) [N, 1024] → probabilities [N, 10], got "
-    assert f"{expected}tensor(float) ['N', 784]" in done.stderr
-    onnx.helper.set_model_props(network, {})
-    onnx.save(network, model)
-    done = run("photo.png", "--model", model)
-    assert done.stderr == f"predict: {model}: no class_names, image_shape in its metadata\n"
+
+
+METADATA = {"class_names": json.dumps(NAMES), "image_shape": "[28, 28]"}
+DAMAGED = [{"image_shape": it} for it in ("[28, x]", "28", '"ab"', "[28]")]
+DAMAGED += [{"class_names": it} for it in ("{}", '{"en": 5}', '{"en": ["a"], "ru": []}')]
+OTHER_SHAPE = "expected tensor(float) or tensor(uint8) [N, 1024] → probabilities [N, 10], got "
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("metadata", "says"),
     [
-        *(("image_shape", value) for value in ("[28, x]", "28", '"ab"', "[28]")),
-        *(("class_names", value) for value in ("{}", '{"en": 5}', '{"en": ["a"], "ru": []}')),
+        ({}, "no class_names, image_shape in its metadata\n"),
+        (METADATA | {"image_shape": "[32, 32]"}, f"{OTHER_SHAPE}tensor(float) ['N', 784]"),
+        *((METADATA | it, "class_names, image_shape in metadata: ") for it in DAMAGED),
     ],
 )
-def test_main_names_the_model_whose_metadata_are_damaged(key: str, value: str, model: Path) -> None:
+def test_main_refuses_a_model_whose_metadata_do_not_fit(
+    metadata: dict[str, str], says: str, model: Path
+) -> None:
     network = onnx.load(model)
-    for entry in network.metadata_props:
-        entry.value = value if entry.key == key else entry.value
+    onnx.helper.set_model_props(network, metadata)
     onnx.save(network, model)
     done = run("photo.png", "--model", model)
-    assert done.stderr.startswith(f"predict: {model}: class_names, image_shape in metadata: ")
+    assert done.stderr.startswith(f"predict: {model}: {says}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 

@@ -1,6 +1,5 @@
 import copy
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from fashion_mlp.proof.known import Known, study
 from fashion_mlp.proof.matching import find_weights
 from pipeline.environment import ROOT
 from tests.oracle import make_images, make_layers, network_of
+from tests.processes import run
 
 PIXELS, CLASSES = 9, 3
 
@@ -341,14 +341,8 @@ def test_images_may_be_more_than_memory_holds(tmp_path: Path) -> None:
     assert images[:2].tolist() == [[0] * PIXELS] * 2
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fashion_mlp.prove", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def command(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return run(folder, sys.executable, "-m", "fashion_mlp.prove", *map(str, arguments))
 
 
 def test_the_command_says_equal_or_where_not_and_only_reads(pair: Pair) -> None:
@@ -369,12 +363,9 @@ def test_the_command_says_equal_or_where_not_and_only_reads(pair: Pair) -> None:
 
 def test_the_command_has_nothing_to_do_with_dvc_yaml(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("<<<<<<< HEAD")
-    command = [sys.executable, "-m", "fashion_mlp.prove", "a.keras", "a.onnx", "a.npy"]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False)
-    assert (done.returncode, done.stderr.decode()) == (
-        2, "prove: error: a.npy: No such file or directory\n",
-    )  # fmt: skip
+    done = command("a.keras", "a.onnx", "a.npy", folder=tmp_path)
+    says = "prove: error: a.npy: No such file or directory\n"
+    assert (done.returncode, done.stderr) == (2, says)
 
 
 def test_the_command_says_in_one_line_what_it_can_not_read(

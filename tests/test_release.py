@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from release.__main__ import build, sign
 from release.layout import PAGE_MODEL, SIGNATURE, STATEMENT, SUMS, hashes, sums
 from release.verify import folder_md5, main, verify
 from tasks.presets import apply
-from tests.processes import run
+from tests.processes import git, record
 
 PRESET = ("params.yaml", "presets/accurate.yaml")
 MODELS = ("fashion_mlp.onnx", "fashion_mlp_uint8.onnx", "fashion_mlp_exact.onnx")
@@ -50,7 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_text(root / "dvc.lock", yaml.safe_dump(lock))
     write_text(root / ".gitignore", "/models/*\n!/models/labels.json\n/consumers/web/vendor/\n")
     for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "state"]):
-        assert run(root, "git", *arguments).returncode == 0
+        git(root, *arguments)
     return root
 
 
@@ -88,7 +89,7 @@ def test_a_release_has_what_it_should_and_is_verified(
     models = {*MODELS, "labels.json", "test_data_set_0/input_0.pb"}
     described = {"LICENSE", "README.md", STATEMENT}
     assert set(hashes(dist, {SUMS, SIGNATURE})) == page | models | described
-    head = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    head = git(project, "rev-parse", "HEAD").strip()
     assert verify(dist, keys["ours public"], project) == ([], head)
     tool = ["sha256sum"] if shutil.which("sha256sum") else ["shasum", "-a", "256"]  # macOS
     checked = subprocess.run([*tool, "--quiet", "-c", SUMS], cwd=dist, check=False)
@@ -108,6 +109,11 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def at(name: str, change: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Make a tampering that changes one path."""
+    return lambda dist: change(dist / name)
 
 
 def restate(change: Callable[[Any], object]) -> Callable[[Path], None]:
@@ -166,19 +172,15 @@ def swap(dist: Path) -> None:
 
 FILES = ("README.md", "LICENSE", *MODELS, "labels.json", "test_data_set_0/input_0.pb")
 PAGE = ("page/index.html", "page/vendor/page.json")
+GONE = (MODELS[2], "page/page.js", "README.md", STATEMENT, SUMS)
+FORGED = (*FILES, "page/page.js", "page/new.js", "test_data_set_0/input_1.pb")
 TAMPERINGS: dict[str, Callable[[Path], object]] = {
-    **{
-        f"a bit of {name}": lambda dist, name=name: flip(dist / name)  # type: ignore[misc]
-        for name in (*FILES, *PAGE, STATEMENT, SUMS)
-    },
-    **{
-        f"no {name}": lambda dist, name=name: (dist / name).unlink()  # type: ignore[misc]
-        for name in (MODELS[2], "page/page.js", "README.md", STATEMENT, SUMS)
-    },
+    **{f"a bit of {name}": at(name, flip) for name in (*FILES, *PAGE, STATEMENT, SUMS)},
+    **{f"no {name}": at(name, Path.unlink) for name in GONE},
     "a byte more": lambda dist: (dist / MODELS[0]).open("ab").write(b"\0"),
-    "a file more": lambda dist: (dist / "page/new.js").touch(),
-    "a hidden file": lambda dist: (dist / ".hidden").touch(),
-    "an empty folder": lambda dist: (dist / "folder").mkdir(),
+    "a file more": at("page/new.js", Path.touch),
+    "a hidden file": at(".hidden", Path.touch),
+    "an empty folder": at("folder", Path.mkdir),
     "a link": link,
     "two files swapped": swap,
     "another name": lambda dist: (dist / MODELS[0]).rename(dist / "model.onnx"),
@@ -192,12 +194,9 @@ TAMPERINGS: dict[str, Callable[[Path], object]] = {
         (dist / SUMS).read_bytes().replace(b"\n", b"\r\n")
     ),
     "a path out of the release": edit(SUMS, lambda it: it + f"{0:064}  ../x\n"),
+    **{f"a forged {name}": partial(forge, name=name) for name in FORGED},
     **{
-        f"a forged {name}": lambda dist, name=name: forge(dist, name)  # type: ignore[misc]
-        for name in (*FILES, "page/page.js", "page/new.js", "test_data_set_0/input_1.pb")
-    },
-    **{
-        f"a forged release without {name}": lambda dist, name=name: forge(dist, name, forget)  # type: ignore[misc]
+        f"a forged release without {name}": partial(forge, name=name, change=forget)
         for name in (*FILES, "page/page.js", PAGE_MODEL)
     },
     "other commands": redefine(lambda it: it["externalParameters"]["commands"].append("make")),
@@ -210,14 +209,12 @@ TAMPERINGS: dict[str, Callable[[Path], object]] = {
     "another version": redefine(
         lambda it: it["resolvedDependencies"][-1].update(uri="pkg:pypi/numpy@1.0.0")
     ),
-    **{
-        f"{commit} for a commit": redefine(
-            lambda it, commit=commit: it["resolvedDependencies"][0]["digest"].update(  # type: ignore[misc]
-                gitCommit=commit
-            )
-        )
-        for commit in ("--output=HEAD", "HEAD")
-    },
+    "an option for a commit": redefine(
+        lambda it: it["resolvedDependencies"][0]["digest"].update(gitCommit="--output=HEAD")
+    ),
+    "a name for a commit": redefine(
+        lambda it: it["resolvedDependencies"][0]["digest"].update(gitCommit="HEAD")
+    ),
     "something more stated": restate(lambda it: it.update(note="trust me")),
     "a statement with spaces": edit(STATEMENT, lambda it: it + " "),
     "a key twice": edit(STATEMENT, lambda it: it.replace("{", '{"_type": "x",', 1)),
@@ -305,21 +302,20 @@ def test_build_refuses_what_git_was_told_to_overlook(
     flag: str, project: Path, tmp_path: Path
 ) -> None:
     before = (project / "LICENSE").read_bytes()
-    assert run(project, "git", "update-index", flag, "LICENSE").returncode == 0
+    git(project, "update-index", flag, "LICENSE")
     (project / "LICENSE").write_text("none")
     try:
         with pytest.raises(ValueError, match=r"^LICENSE is not as in the commit"):
             build(project, tmp_path / "dist")
     finally:
         (project / "LICENSE").write_bytes(before)
-        run(project, "git", "update-index", flag.replace("--", "--no-"), "LICENSE")
+        git(project, "update-index", flag.replace("--", "--no-"), "LICENSE")
 
 
 @pytest.fixture
 def accurate(project: Path) -> Iterator[Callable[..., None]]:
     """Record an experiment `accurate`, with changes to what its dvc.lock says of stage train."""
-    head = run(project, "git", "rev-parse", "HEAD").stdout.strip()
-    ref = f"refs/exps/{head[:2]}/{head[2:]}/accurate"
+    made: list[str] = []
 
     def save(**changes: Any) -> None:
         apply(project / PRESET[1], project)
@@ -330,15 +326,14 @@ def accurate(project: Path) -> Iterator[Callable[..., None]]:
             recorded |= {"train": values["train"]} if "train" in recorded else {}
         lock["stages"]["train"] |= changes
         write_text(project / "dvc.lock", yaml.safe_dump(lock))
-        for command in (["add", "."], ["add", "--force", f"models/{MODELS[2]}"],
-                        ["commit", "--quiet", "-m", "accurate"], ["update-ref", ref, "HEAD"],
-                        ["reset", "--quiet", "--hard", head]):  # fmt: skip
-            assert run(project, "git", *command).returncode == 0
-        content = run(project, "git", "show", f"{ref}:models/{MODELS[2]}").stdout
+        content = (project / f"models/{MODELS[2]}").read_text(encoding="utf-8")
+        git(project, "add", "--force", f"models/{MODELS[2]}")
+        made.append(record(project, "accurate"))
         write_text(project / f"models/{MODELS[2]}", content)  # not in git otherwise
 
     yield save
-    run(project, "git", "update-ref", "-d", ref)
+    for ref in made:
+        git(project, "update-ref", "-d", ref)
 
 
 def test_a_release_has_the_exact_model_of_the_preset_accurate(

@@ -8,28 +8,19 @@ from typing import Any
 import pytest
 
 from report import seeds
-from tests.processes import run
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return run(folder, "git", *arguments).stdout
+from tests.processes import git, record
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A commit with two experiments as `dvc exp save` writes them."""
-    (tmp_path / "metrics").mkdir()
+    """A commit with two experiments."""
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "base")
-    head = git(tmp_path, "rev-parse", "HEAD").strip()
     for seed, accuracy in ((1, 0.5), (2, 0.75)):
+        (tmp_path / "metrics").mkdir()
         for name, key in zip(seeds.FILES, ("train_loss", "test_accuracy"), strict=True):
             (tmp_path / name).write_text(json.dumps({key: accuracy}))
-        git(tmp_path, "add", "--all")
-        git(tmp_path, "commit", "--quiet", "--message", "experiment")
-        git(tmp_path, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/quick-seed{seed}", "HEAD")
-        git(tmp_path, "reset", "--quiet", "--hard", head)
-        (tmp_path / "metrics").mkdir(exist_ok=True)
+        record(tmp_path, f"quick-seed{seed}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -271,10 +271,16 @@ def test_a_second_make_waits_for_the_first(tiny: Tiny) -> None:
     assert "Running stage" not in second
 
 
-def test_ctrl_c_ends_make_with_130(tiny: Tiny) -> None:
+def in_training(tiny: Tiny, *command: str, seconds: str = "60") -> subprocess.Popen[str]:
+    """Start a command that trains anew, and wait until it does."""
     tiny.make_stale()
-    process = tiny.start(*("sh", "tasks/start.sh", "repro"), SECONDS_TO_TRAIN="60")
+    process = tiny.start(*command, SECONDS_TO_TRAIN=seconds)
     wait_for_training(process, tiny.folder)
+    return process
+
+
+def test_ctrl_c_ends_make_with_130(tiny: Tiny) -> None:
+    process = in_training(tiny, "sh", "tasks/start.sh", "repro")
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -283,9 +289,7 @@ def test_ctrl_c_ends_make_with_130(tiny: Tiny) -> None:
 
 
 def test_make_ends_what_it_started_when_it_is_terminated(tiny: Tiny) -> None:
-    tiny.make_stale()
-    process = tiny.start("sh", "tasks/start.sh", "repro", SECONDS_TO_TRAIN="60")
-    wait_for_training(process, tiny.folder)
+    process = in_training(tiny, "sh", "tasks/start.sh", "repro")
     process.terminate()
     process.wait(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
@@ -370,32 +374,28 @@ def test_a_killed_recipe_leaves_the_folder_alone_and_can_be_run_again(tiny: Tiny
     assert snapshot(tiny) == before
 
 
-def test_an_unknown_preset_is_refused_in_one_line(tiny: Tiny) -> None:
-    for name in ("nope", "../presets/quick", ""):
-        status, output = tiny.run("make", "recipe", f"NAME={name}")
-        first, _ = output.splitlines()
-        assert status != 0
-        what = f"no presets/{name}.yaml" if name else "name a preset: NAME=quick"
-        assert first == f"make: {what}; NAME can be: {', '.join(path.stem for path in PRESETS)}"
-
-
-@pytest.mark.parametrize("seed", ["abc", "-1", "1e3", "007", "٣"])
-def test_a_seed_has_one_spelling(seed: str, tiny: Tiny) -> None:
-    status, output = tiny.run("make", "recipe", "NAME=quick", f"SEED={seed}")
-    assert (status, output.splitlines()[0]) == (
-        2, f"make: SEED is a number, as in SEED=1; got {seed!r}"
-    )  # fmt: skip
-
-
-def test_a_preset_whose_name_git_refuses_is_not_run_first(tiny: Tiny) -> None:
-    shutil.copy(tiny.folder / "presets/quick.yaml", tiny.folder / "presets/my idea.yaml")
-    status, output = tiny.run("make", "recipe", "NAME=my idea")
-    assert (status, output.splitlines()[0]) == (
-        2, "make: presets/my idea.yaml: rename it; an experiment is a git reference of its name"
-    )  # fmt: skip
-
-
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+# With one more, whose name git refuses.
+KNOWN = ", ".join(path.stem for path in sorted([*PRESETS, ROOT / "presets/my idea.yaml"]))
+REFUSED: dict[tuple[str, ...], str] = {
+    ("NAME=nope",): f"no presets/nope.yaml; NAME can be: {KNOWN}",
+    ("NAME=../presets/quick",): f"no presets/../presets/quick.yaml; NAME can be: {KNOWN}",
+    ("NAME=",): f"name a preset: NAME=quick; NAME can be: {KNOWN}",
+    ("NAME=my idea",):
+        "presets/my idea.yaml: rename it; an experiment is a git reference of its name",
+    **{("NAME=quick", f"SEED={seed}"): f"SEED is a number, as in SEED=1; got {seed!r}"
+       for seed in ("abc", "-1", "1e3", "007", "٣")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", REFUSED)
+def test_a_recipe_that_can_not_be_run_is_refused_in_one_line(
+    given: tuple[str, ...], tiny: Tiny
+) -> None:
+    shutil.copy(tiny.folder / "presets/quick.yaml", tiny.folder / "presets/my idea.yaml")
+    status, output = tiny.run("make", "recipe", *given)
+    first, _ = output.splitlines()
+    assert (status, first) == (2, f"make: {REFUSED[given]}")
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)

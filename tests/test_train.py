@@ -144,21 +144,18 @@ KERAS = {
 
 
 @pytest.mark.parametrize("params", KERAS.values(), ids=KERAS)
-def test_fit_gives_what_keras_fit_gives(params: Train, split: Split) -> None:
+def test_fit_gives_what_keras_fit_gives(params: Train, split: Split, training: Any) -> None:
     """Averaged weights are what SwapEMAWeights validates with, too."""
     import keras
-
-    from fashion_mlp.training.layers import pixel_moments
-    from fashion_mlp.training.optimizer import make_optimizer
 
     layers, history = fit(params, split, validation=split)
     peer = initial(params)
     if params.standardize:
-        mean, variance = pixel_moments(split.images)
+        mean, variance = training.layers.pixel_moments(split.images)
         normalize = keras.layers.Normalization(mean=mean, variance=variance)
         peer = keras.Sequential([keras.Input((PIXELS,)), normalize, *peer.layers])
     config = params.optimizer.config.model_dump()
-    optimizer = make_optimizer(params.optimizer.class_name, config)
+    optimizer = training.optimizer.make_optimizer(params.optimizer.class_name, config)
     peer.compile(optimizer, params.loss, metrics=["accuracy"], jit_compile=False)
     logs = peer.fit(
         ((split.images[rows], split.labels[rows]) for rows in batches(params, split)),
@@ -176,11 +173,10 @@ def test_fit_gives_what_keras_fit_gives(params: Train, split: Split) -> None:
 
 
 def test_fit_gives_the_same_bits_whatever_concerns_the_speed_alone(
-    paper: Any, split: Split, monkeypatch: pytest.MonkeyPatch
+    paper: Any, split: Split, training: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fashion_mlp.training import loop
-
-    traced, real = [], loop.TrainingStep._run
+    traced, loop = [], training.loop
+    real = loop.TrainingStep._run
 
     def counting(self: Any, *tensors: Any) -> Any:
         traced.append(tensors)
@@ -194,17 +190,22 @@ def test_fit_gives_the_same_bits_whatever_concerns_the_speed_alone(
     assert bits(fit(settings(), split)[0]) == bits(paper)
 
 
-def test_importance_sampling_logs_what_all_images_give(split: Split) -> None:
-    """Thirty epochs with weights that stand still: wrong images come more often, and weigh less."""
-    from fashion_mlp.training.loop import prepare
-
-    params = settings(importance_sampling=0.9)
-    step = prepare(params, split, SHAPE, None)
-    for epoch in range(10):
+def standing_still(
+    training: Any, split: Split, params: Train, epochs: int, more: int
+) -> tuple[Any, list[Any], np.ndarray]:
+    """Train some epochs, then more at a learning rate of 0: the step, their logs, its answers."""
+    step = training.loop.prepare(params, split, SHAPE, None)
+    for epoch in range(epochs):
         step.run_epoch(split, epoch)
     step.optimizer.learning_rate = 0.0
-    logs = [step.run_epoch(split, epoch) for epoch in range(10, 40)]
-    predicted = forward(step.layers(), split.images)
+    logs = [step.run_epoch(split, epochs + epoch) for epoch in range(more)]
+    return step, logs, forward(step.layers(), split.images)
+
+
+def test_importance_sampling_logs_what_all_images_give(split: Split, training: Any) -> None:
+    """Thirty epochs with weights that stand still: wrong images come more often, and weigh less."""
+    params = settings(importance_sampling=0.9)
+    _, logs, predicted = standing_still(training, split, params, 10, 30)
     right = predicted.argmax(axis=1) == split.labels.argmax(axis=1)
     losses = -np.log((predicted * split.labels).sum(axis=1))
     for key, values in {"accuracy": right, "loss": losses}.items():
@@ -213,16 +214,11 @@ def test_importance_sampling_logs_what_all_images_give(split: Split) -> None:
         assert np.mean(drawn) == pytest.approx(values.mean(), abs=0.01)
 
 
-def test_importance_sampling_goes_by_the_right_class_whatever_the_smoothing(split: Split) -> None:
-    from fashion_mlp.training.loop import prepare
-
+def test_importance_sampling_goes_by_the_right_class_whatever_the_smoothing(
+    split: Split, training: Any
+) -> None:
     params = settings(importance_sampling=0.1, label_smoothing=0.3)
-    step = prepare(params, split, SHAPE, None)
-    step.run_epoch(split, 0)
-    step.optimizer.learning_rate = 0.0
-    for epoch in range(1, 9):  # so that each image is seen
-        step.run_epoch(split, epoch)
-    predicted = forward(step.layers(), split.images)
+    step, _, predicted = standing_still(training, split, params, 1, 8)  # each image is seen
     expected = 1 - (predicted * split.labels).sum(axis=1)
     np.testing.assert_allclose(step.errors.numpy(), expected, rtol=0, atol=1e-5)
 
@@ -248,22 +244,20 @@ def test_fit_in_bfloat16_ends_near_float32(paper: Any, split: Split) -> None:
         np.testing.assert_allclose(ours.kernel, theirs.kernel, rtol=0, atol=1e-2)
 
 
-def test_dropout_drops_a_share_keeps_the_mean_and_is_drawn_in_parts_as_in_the_whole() -> None:
+def test_dropout_drops_a_share_keeps_the_mean_and_is_drawn_in_parts_as_in_the_whole(
+    training: Any,
+) -> None:
     """Hidden units that all give 1, each of which shows in an output of its own."""
     import tensorflow as tf
 
-    from fashion_mlp.training.batches import Part
-    from fashion_mlp.training.layers import build_training_model
-    from fashion_mlp.training.loop import TrainingStep
-
     units = 40
-    model = build_training_model(1, [units, units], "relu", units)
+    model = training.layers.build_training_model(1, [units, units], "relu", units)
     one, eye = np.ones(units), np.eye(units)
     model.set_weights([np.zeros((1, units)), one, eye * 0, one, eye, one * 0])
-    step = TrainingStep(model, None, Train(seed=1, dropout=0.3), (1, 1), None, 41)
+    step = training.loop.TrainingStep(model, None, Train(seed=1, dropout=0.3), (1, 1), None, 41)
 
     def drawn(number: int, workers: int = 1) -> np.ndarray:
-        parts = [Part.of(41, worker, workers) for worker in range(workers)]
+        parts = [training.batches.Part.of(41, worker, workers) for worker in range(workers)]
         run = tf.function(
             lambda: [
                 step.forward(tf.ones((len(p.places()), 1)), tf.constant(number, tf.int64), p)
@@ -293,10 +287,9 @@ def test_label_smoothing_trains_on_smoothed_labels(split: Split) -> None:
 
 
 def test_memory_limit_is_the_lowest_that_is_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, training: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fashion_mlp.training import loop
-
+    loop = training.loop
     limit, unlimited = tmp_path / "limit", tmp_path / "unlimited"
     limit.write_text("123456\n")
     unlimited.write_text("max\n")
@@ -306,12 +299,11 @@ def test_memory_limit_is_the_lowest_that_is_set(
     assert loop.memory_limit() == 123456
 
 
-def test_make_optimizer_makes_any_of_keras_and_follows_the_schedule() -> None:
+def test_make_optimizer_makes_any_of_keras_and_follows_the_schedule(training: Any) -> None:
     import keras
 
-    from fashion_mlp.training.optimizer import make_optimizer, optimizers
-
-    for name in optimizers():
+    make_optimizer = training.optimizer.make_optimizer
+    for name in training.optimizer.optimizers():
         assert type(make_optimizer(name, {})) is getattr(keras.optimizers, name)
     for schedule, last in (("constant", 0.1), ("cosine", 0.0)):
         optimizer = make_optimizer("SGD", {"learning_rate": 0.1}, schedule, 100)
@@ -323,23 +315,24 @@ def test_make_optimizer_makes_any_of_keras_and_follows_the_schedule() -> None:
     assert ours.get_config() | {"name": ""} == keras.optimizers.SGD().get_config() | {"name": ""}
 
 
-def test_no_optimizer_computes_with_the_processor_s_estimate_of_rsqrt() -> None:
+def test_no_optimizer_computes_with_the_processor_s_estimate_of_rsqrt(training: Any) -> None:
     """In what XLA compiles; RMSprop without `apply_portably` has it."""
     import keras
     import tensorflow as tf
 
-    from fashion_mlp.training.optimizer import apply_portably, make_optimizer, optimizers
+    ours = training.optimizer
 
     def compiled(name: str, apply: Any) -> str:
         weights = [keras.Variable(np.ones(shape, np.float32)) for shape in ((4, 4), (4,))]
-        optimizer = make_optimizer(name, {"learning_rate": 0.1})
+        optimizer = ours.make_optimizer(name, {"learning_rate": 0.1})
         optimizer.build(weights)
         gradients = [tf.ones(weight.shape) for weight in weights]
         run = tf.function(lambda *given: apply(optimizer, given, weights), jit_compile=True)
         return run.experimental_get_compiler_ir(*gradients)(stage="optimized_hlo")
 
     assert "rsqrt" in compiled("RMSprop", keras.optimizers.Optimizer.apply)
-    assert [name for name in optimizers() if "rsqrt" in compiled(name, apply_portably)] == []
+    found = {name: compiled(name, ours.apply_portably) for name in ours.optimizers()}
+    assert [name for name, text in found.items() if "rsqrt" in text] == []
 
 
 @pytest.mark.parametrize(
@@ -357,12 +350,10 @@ def test_no_optimizer_computes_with_the_processor_s_estimate_of_rsqrt() -> None:
     ],
 )
 def test_make_optimizer_refuses_what_keras_does_not_take(
-    class_name: str, config: dict[str, Any], says: str
+    class_name: str, config: dict[str, Any], says: str, training: Any
 ) -> None:
-    from fashion_mlp.training.optimizer import make_optimizer
-
     with pytest.raises(ValueError, match=rf"^params.yaml: train.optimizer.{says}.*$") as error:
-        make_optimizer(class_name, {"learning_rate": 0.1} | config)
+        training.optimizer.make_optimizer(class_name, {"learning_rate": 0.1} | config)
     assert "\n" not in str(error.value)
 
 

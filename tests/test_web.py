@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import re
@@ -28,13 +29,14 @@ from sklearn.datasets import load_sample_image
 from consumers.python import predict
 from consumers.web import prepare
 from report.__main__ import build
-from tests.photos import all_photos, encoded, odd_photos, photo, refused_photos
+from tests.photos import all_photos, as_seen, encoded, odd_photos, photo, refused_photos, shaded
 from tests.server import serving_folder
 
 pytestmark = pytest.mark.web
 
 WEB = Path("consumers/web")
 REFUSED = refused_photos()
+TABS = ("tests", "photo", "drawing")
 OUTLINE = [(0.35, 0.15), (0.15, 0.3), (0.22, 0.45), (0.32, 0.38), (0.32, 0.85), (0.68, 0.85)]
 OUTLINE += [(0.68, 0.38), (0.78, 0.45), (0.85, 0.3), (0.65, 0.15), (0.5, 0.2), (0.35, 0.15)]
 
@@ -87,6 +89,14 @@ def page(open_page: Opener) -> Page:
     return open_page()
 
 
+@pytest.fixture
+def blank(browser: Browser) -> Iterator[Page]:
+    """An English page that is not opened yet, for what makes the browser complain."""
+    page = browser.new_page(locale="en")
+    yield page
+    page.close()
+
+
 @pytest.fixture(scope="module")
 def bare(browser: Browser, address: str) -> Iterator[Page]:
     """Open a page to run decode.js in, the page's worker."""
@@ -112,14 +122,6 @@ def decode(
         [base64.b64encode(data).decode(), shape, photos],
     )
     return answer
-
-
-def expected(
-    data: bytes, folder: Path, shape: tuple[int, int] = (28, 28), photos: str = "trimmed"
-) -> np.ndarray:
-    """Read a photo by predict.py: int64 of a shape."""
-    (folder / "photo").write_bytes(data)
-    return predict.to_picture(predict.read_photo(folder / "photo"), shape, photos).astype(np.int64)
 
 
 def choose(page: Page, data: bytes, name: str = "photo.png") -> None:
@@ -171,9 +173,17 @@ def shares(page: Page) -> np.ndarray:
     )
 
 
-def network(picture: np.ndarray) -> np.ndarray:
-    """Run onnxruntime outside the browser: probabilities (10,)."""
-    return predict.Network(predict.MODEL).predict(picture.astype(np.uint8))
+@functools.cache
+def network() -> predict.Network:
+    """The network, for onnxruntime outside the browser."""
+    return predict.Network(predict.MODEL)
+
+
+@functools.cache
+def labelled() -> tuple[np.ndarray, np.ndarray]:
+    """The test pictures, uint8 (10000, 28, 28), and their labels."""
+    images = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 28, 28)
+    return images, np.fromfile("data/raw/t10k-labels-idx1-ubyte", np.uint8)[8:]
 
 
 @pytest.mark.parametrize("photos", [all_photos, odd_photos])
@@ -208,7 +218,7 @@ def test_decode_fits_other_shapes(
 ) -> None:
     data = encoded(photo(noise=5))
     picture = np.reshape(decode(bare, data, shape, photos)["picture"], shape)
-    np.testing.assert_array_equal(picture, expected(data, tmp_path, shape, photos))
+    np.testing.assert_array_equal(picture, as_seen(data, tmp_path, shape, photos))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -220,16 +230,16 @@ def test_decode_refuses(name: str, bare: Page) -> None:
 def test_decode_takes_cmyk(bare: Page, tmp_path: Path) -> None:
     data = encoded(photo().convert("CMYK"), "JPEG")
     picture = np.reshape(decode(bare, data)["picture"], (28, 28))
-    assert abs(picture - expected(data, tmp_path)).max() <= 8  # decoders may convert otherwise
+    assert abs(picture - as_seen(data, tmp_path)).max() <= 8  # decoders may convert otherwise
 
 
 def test_strip_click_shows_picture_bars_and_label(page: Page) -> None:
     page.click("#strip button:nth-child(2)")
     expect(page.locator("#result")).to_have_text(re.compile(r"^Pullover, \d+\.\d%$"))
     expect(page.locator("#details")).to_contain_text("That is its label too. Network:")
-    raw = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8, count=16 + 2 * 784)[16 + 784 :]
-    np.testing.assert_array_equal(seen(page), raw.reshape(28, 28))
-    np.testing.assert_allclose(shares(page) / 100, network(raw), atol=2e-6)
+    picture = labelled()[0][1]
+    np.testing.assert_array_equal(seen(page), picture)
+    np.testing.assert_allclose(shares(page) / 100, network().predict(picture), atol=2e-6)
 
 
 def test_page_by_keyboard_alone(page: Page) -> None:
@@ -259,8 +269,9 @@ def test_photo_is_named_and_text_refused_however_handed_over(page: Page, tmp_pat
     data = encoded(photo(noise=5))
     choose(page, data)
     expect(page.locator("#details")).to_contain_text("Picture:")
-    np.testing.assert_array_equal(seen(page), expected(data, tmp_path))
-    np.testing.assert_allclose(shares(page) / 100, network(seen(page)), atol=2e-6)
+    np.testing.assert_array_equal(seen(page), as_seen(data, tmp_path))
+    answer = network().predict(seen(page).astype(np.uint8))
+    np.testing.assert_allclose(shares(page) / 100, answer, atol=2e-6)
     data = encoded(photo(outline="trousers"), "JPEG")
     for event in ("drop", "paste"):
         hand_over(page, event)
@@ -270,7 +281,7 @@ def test_photo_is_named_and_text_refused_however_handed_over(page: Page, tmp_pat
         hand_over(page, event, data)
         expect(page.locator("#details")).to_contain_text("Picture:")
         expect(page.locator("#error")).to_be_hidden()
-        assert abs(seen(page) - expected(data, tmp_path)).max() <= 1
+        assert abs(seen(page) - as_seen(data, tmp_path)).max() <= 1
 
 
 def test_what_can_not_be_read_is_refused(page: Page, tmp_path: Path) -> None:
@@ -290,20 +301,25 @@ def test_what_can_not_be_read_is_refused(page: Page, tmp_path: Path) -> None:
     page.evaluate("document.getElementById('gone').remove()")
 
 
-def test_a_drop_of_text_stays_refused_when_the_network_has_loaded(
-    browser: Browser, address: str
-) -> None:
+@pytest.fixture
+def loading(blank: Page, address: str) -> tuple[Page, Route]:
+    """A page whose network is held back, and what lets it come."""
     held: list[Route] = []
-    page = browser.new_page(locale="en")
-    page.route("**/model.onnx", lambda route: held.append(route))
-    page.goto(address)
-    expect(page.locator("#details")).to_contain_text("MB")
+    blank.route("**/model.onnx", lambda route: held.append(route))
+    blank.goto(address)
+    expect(blank.locator("#details")).to_contain_text("MB")
+    return blank, held[0]
+
+
+def test_a_drop_of_text_stays_refused_when_the_network_has_loaded(
+    loading: tuple[Page, Route],
+) -> None:
+    page, held = loading
     hand_over(page, "paste")
     expect(page.locator("#error")).to_contain_text("There is no picture")
-    held[0].continue_()
+    held.continue_()
     expect(page.locator("html")).to_have_attribute("data-ready", "")
     expect(page.locator("#error")).to_contain_text("There is no picture")
-    page.close()
 
 
 def test_error_stands_alone_and_goes_with_the_next_answer(page: Page) -> None:
@@ -416,61 +432,58 @@ def test_strings_are_the_same_in_both_languages(page: Page) -> None:
     assert gaps[0] == gaps[1]
 
 
-@pytest.mark.parametrize("locale", ["en", "ru-RU"])
-def test_layout_fits_a_phone_in_the_browsers_language(locale: str, open_page: Opener) -> None:
-    page = open_page(320, 740, locale=locale, has_touch=True, is_mobile=True)
+@pytest.mark.parametrize(
+    ("width", "locale"), [(320, "en"), (320, "ru-RU"), (390, "en"), (1280, "en")]
+)
+def test_layout_fits_the_screen_in_the_browsers_language_and_the_card_keeps_its_height(
+    width: int, locale: str, open_page: Opener
+) -> None:
+    page = open_page(width, 740, locale=locale, has_touch=True, is_mobile=width < 400)
     expect(page.locator("html")).to_have_attribute("lang", locale[:2])
-    for tab in ("tests", "photo", "drawing"):
+    heights = set()
+    for tab in TABS:
         page.tap(f"#tab-{tab}")
-        assert page.evaluate("document.documentElement.scrollWidth") == 320
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        box = page.locator(".card").first.bounding_box()
+        assert box
+        heights.add(box["height"])
+    assert len(heights) == 1
     page.tap("#sketch")
     expect(page.locator("#result")).to_contain_text("%")
 
 
-def test_missing_file_is_named_in_one_line(browser: Browser, address: str) -> None:
-    page = browser.new_page(locale="en")
-    page.route("**/model.onnx", lambda route: route.fulfill(status=404))
-    page.goto(address)
-    error = page.locator("#error")
+def test_missing_file_is_named_in_one_line(blank: Page, address: str) -> None:
+    blank.route("**/model.onnx", lambda route: route.fulfill(status=404))
+    blank.goto(address)
+    error = blank.locator("#error")
     expect(error).to_contain_text("The network can't be loaded: /web/vendor/model.onnx: 404")
     expect(error).to_contain_text("`make page`")
-    page.unroute("**/model.onnx")
-    page.click("#strip button:nth-child(1)")  # the next question tries again
-    expect(page.locator("#result")).to_have_text(re.compile(r"^Ankle boot, "))
-    page.close()
+    blank.unroute("**/model.onnx")
+    blank.click("#strip button:nth-child(1)")  # the next question tries again
+    expect(blank.locator("#result")).to_have_text(re.compile(r"^Ankle boot, "))
 
 
 def test_what_is_asked_while_the_network_loads_is_kept_and_answered(
-    browser: Browser, address: str, tmp_path: Path
+    loading: tuple[Page, Route], tmp_path: Path
 ) -> None:
-    held: list[Route] = []
-    page = browser.new_page(locale="en")
-    page.route("**/model.onnx", lambda route: held.append(route))
-    page.goto(address)
+    page, held = loading
     page.click("#strip button:nth-child(2)")
     expect(page.locator("#result")).to_have_text("Loading the network…")
     expect(page.locator("#details")).to_have_text(re.compile(r"^\d+\.\d of \d\d\.\d MB$"))
     data = encoded(photo(noise=5))
     choose(page, data)
     expect(page.locator("#preview")).to_be_visible()
-    np.testing.assert_array_equal(seen(page), expected(data, tmp_path))
+    np.testing.assert_array_equal(seen(page), as_seen(data, tmp_path))
     assert page.get_attribute("html", "data-ready") is None
-    held[0].continue_()
+    held.continue_()
     expect(page.locator("#details")).to_contain_text("Picture:")
-    np.testing.assert_array_equal(seen(page), expected(data, tmp_path))
-    page.close()
-
-
-def answers() -> np.ndarray:
-    """What the network says of the test pictures that the page shows: (60, 10)."""
-    raw = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8, count=16 + 60 * 784)[16:]
-    return np.array([network(picture) for picture in raw.reshape(60, 784)])
+    np.testing.assert_array_equal(seen(page), as_seen(data, tmp_path))
 
 
 def test_undecided_answer_names_both_classes(page: Page) -> None:
-    names = predict.Network(predict.MODEL).names["en"]
-    sure = 0
-    for number, row in enumerate(answers()):
+    names, sure = network().names["en"], 0
+    for number, picture in enumerate(labelled()[0][:60]):  # those that the page shows
+        row = network().predict(picture)
         first, second = np.argsort(-row)[:2]
         if row[first] < 2 * row[second]:
             page.click(f"#strip button:nth-child({number + 1})")
@@ -482,15 +495,9 @@ def test_undecided_answer_names_both_classes(page: Page) -> None:
             expect(page.locator("#result")).to_have_text(re.compile(rf"^{names[first]}, [\d.]+%$"))
 
 
-def shaded() -> bytes:
-    """A photo in light from one side: its background is not plain."""
-    shade = np.linspace(1, 0.8, 300)[None, :, None]
-    return encoded(Image.fromarray((np.asarray(photo()) * shade).astype(np.uint8)))
-
-
 def test_odd_photos_and_drawings_get_a_warning_and_no_others(page: Page) -> None:
     warning = page.locator("#warning")
-    choose(page, shaded())
+    choose(page, encoded(shaded()))
     expect(warning).to_have_text(re.compile(r"^The background is not plain: \d\d% of the photo's"))
     choose(page, encoded(photo(noise=5)))
     expect(page.locator("#details")).to_contain_text("Picture:")
@@ -588,7 +595,7 @@ def test_source_is_where_this_was_cloned_from_without_secrets(
 
 
 def test_accuracy_and_card_are_the_models_own(page: Page) -> None:
-    metadata = predict.Network(predict.MODEL).session.get_modelmeta().custom_metadata_map
+    metadata = network().session.get_modelmeta().custom_metadata_map
     right = round(100 * float(metadata["test_accuracy"]))
     expect(page.locator("#about")).to_contain_text(f"right on {right} of 100 test pictures")
     expect(page).to_have_title(f"What is this? · {metadata['dataset']}")
@@ -599,22 +606,18 @@ def test_accuracy_and_card_are_the_models_own(page: Page) -> None:
 
 @pytest.mark.parametrize(("accuracy", "says"), [(0.0, True), (1.0, True), (None, False)])
 def test_any_accuracy_that_was_measured_is_said(
-    accuracy: float | None, says: bool, copied: tuple[Path, str], browser: Browser
+    accuracy: float | None, says: bool, copied: tuple[Path, str], blank: Page
 ) -> None:
     folder, address = copied
     about = json.loads((folder / "vendor/page.json").read_text(encoding="utf-8"))
     (folder / "vendor/page.json").write_text(json.dumps({**about, "accuracy": accuracy}))
-    page = browser.new_page(locale="en")
-    page.goto(address)
-    expect(page.locator("#about")).to_contain_text("It runs in this browser")
-    said = page.get_by_text(f"It is right on {100 * (accuracy or 0):.0f} of 100 test pictures.")
+    blank.goto(address)
+    expect(blank.locator("#about")).to_contain_text("It runs in this browser")
+    said = blank.get_by_text(f"It is right on {100 * (accuracy or 0):.0f} of 100 test pictures.")
     assert said.count() == says
-    page.close()
 
 
-def test_of_many_classes_the_most_probable_have_bars(
-    copied: tuple[Path, str], browser: Browser
-) -> None:
+def test_of_many_classes_the_most_probable_have_bars(copied: tuple[Path, str], blank: Page) -> None:
     folder, address = copied
     text = "rising (uint8[N, 784] image) => (float[N, 30] probabilities) {"
     text += "pixels = Cast<to = 1>(image) values = MatMul(pixels, weights) "
@@ -625,44 +628,29 @@ def test_of_many_classes_the_most_probable_have_bars(
     onnx.save(model, folder / "vendor/model.onnx")
     about = json.loads((folder / "vendor/page.json").read_text(encoding="utf-8"))
     about["bytes"]["model.onnx"] = (folder / "vendor/model.onnx").stat().st_size
-    about["classes"] = {"en": [f"class {number}" for number in range(30)]}
+    about["classes"] = {"en": (names := [f"class {number}" for number in range(30)])}
     (folder / "vendor/page.json").write_text(json.dumps(about))
-    page = browser.new_page(locale="en")
-    page.goto(address)
-    bars = page.locator("#bars li:visible span:first-child")
-    expect(bars).to_have_text([f"class {number}" for number in range(20)])
-    page.click("#strip button:nth-child(1)")
-    expect(bars).to_have_text([f"class {number}" for number in range(10, 30)])
-    page.close()
+    blank.goto(address)
+    bars = blank.locator("#bars li:visible span:first-child")
+    expect(bars).to_have_text(names[:20])
+    blank.click("#strip button:nth-child(1)")
+    expect(bars).to_have_text(names[10:])
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["page.json", "averages.bin", "pictures.bin", "model.onnx", "onnxruntime.js",
-     "onnxruntime.wasm"],
-)  # fmt: skip
-def test_a_file_that_is_cut_off_is_named(
-    name: str, copied: tuple[Path, str], browser: Browser
+VENDORED = ("page.json", "averages.bin", "pictures.bin", "model.onnx", "onnxruntime.js",
+            "onnxruntime.wasm")  # fmt: skip
+CUT_OFF = {f"vendor/{name}": ("#error", f"vendor/{name}: ") for name in VENDORED}
+CUT_OFF |= dict.fromkeys(("page.js", "strings.js"), ("#result", "The page's scripts are cut off"))
+
+
+@pytest.mark.parametrize("name", CUT_OFF)
+def test_a_file_that_is_cut_off_is_reported(
+    name: str, copied: tuple[Path, str], blank: Page
 ) -> None:
-    folder, address = copied
-    path = folder / "vendor" / name
-    os.truncate(path, path.stat().st_size // 2)
-    page = browser.new_page(locale="en")
-    page.goto(address)
-    expect(page.locator("#error")).to_contain_text(f"vendor/{name}: ")
-    page.close()
-
-
-@pytest.mark.parametrize("name", ["page.js", "strings.js"])
-def test_a_script_that_is_cut_off_is_reported(
-    name: str, copied: tuple[Path, str], browser: Browser
-) -> None:
-    folder, address = copied
+    (folder, address), (place, says) = copied, CUT_OFF[name]
     os.truncate(folder / name, (folder / name).stat().st_size // 2)
-    page = browser.new_page()
-    page.goto(address)
-    expect(page.locator("#result")).to_contain_text("The page's scripts are cut off")
-    page.close()
+    blank.goto(address)
+    expect(blank.locator(place)).to_contain_text(says)
 
 
 def test_another_network_is_shown_although_the_old_one_is_in_the_browsers_cache(
@@ -683,12 +671,11 @@ def test_another_network_is_shown_although_the_old_one_is_in_the_browsers_cache(
 def test_without_scripts_the_page_says_so_and_shows_nothing_else(
     browser: Browser, address: str
 ) -> None:
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
+    page = browser.new_page(java_script_enabled=False)
     page.goto(address)
     expect(page.locator("noscript")).to_be_visible()
     expect(page.locator("main")).to_be_hidden()
-    context.close()
+    page.close()
 
 
 def test_bars_are_seen_where_the_system_sets_the_colours(open_page: Opener) -> None:
@@ -707,31 +694,26 @@ TYPES["none"] = "The page's scripts can't be loaded; it needs a web server"
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_scripts_of_a_wrong_type_or_missing_are_reported(
-    kind: str, browser: Browser, address: str
+    kind: str, blank: Page, address: str
 ) -> None:
-    page = browser.new_page()
     reply = {"status": 404} if kind == "none" else {"content_type": kind, "body": "1"}
-    page.route("**/page.js", lambda route: route.fulfill(**reply))
-    page.goto(address)
-    expect(page.locator("#result")).to_contain_text(TYPES[kind])
-    page.close()
+    blank.route("**/page.js", lambda route: route.fulfill(**reply))
+    blank.goto(address)
+    expect(blank.locator("#result")).to_contain_text(TYPES[kind])
 
 
-def test_missing_worker_is_reported(browser: Browser, address: str) -> None:
-    page = browser.new_page(locale="en")
-    page.route("**/decode.js", lambda route: route.fulfill(status=404))
-    page.goto(address)
-    page.wait_for_selector("html[data-ready]")
-    choose(page, encoded(photo()))
-    expect(page.locator("#error")).to_have_text("decode.js, which reads photos, can't be loaded.")
-    page.close()
+def test_missing_worker_is_reported(blank: Page, address: str) -> None:
+    blank.route("**/decode.js", lambda route: route.fulfill(status=404))
+    blank.goto(address)
+    blank.wait_for_selector("html[data-ready]")
+    choose(blank, encoded(photo()))
+    expect(blank.locator("#error")).to_have_text("decode.js, which reads photos, can't be loaded.")
 
 
-def test_classify_is_a_module_for_other_pages(browser: Browser, address: str) -> None:
+def test_classify_is_a_module_for_other_pages(blank: Page, address: str) -> None:
     types = (WEB / "classify.d.ts").read_text(encoding="utf-8")
-    page = browser.new_page()
-    page.goto(address.replace("/web/", "/photos/"))  # another page of the same server
-    answer = page.evaluate(
+    blank.goto(address.replace("/web/", "/photos/"))  # another page of the same server
+    answer = blank.evaluate(
         """async () => {
           const module = await import("/web/classify.js");
           const photo = await (await fetch("/photos/boot.png")).blob();
@@ -745,42 +727,25 @@ def test_classify_is_a_module_for_other_pages(browser: Browser, address: str) ->
     assert answer.pop("refused") == [True, "notPicture"]
     (fields,) = re.findall(r"interface Answer {(.*?)^}", types, re.S | re.M)
     assert set(re.findall(r"^  (\w+):", fields, re.M)) == set(answer)
-    photos = predict.name_photo(
-        predict.Network(predict.MODEL), Path("consumers/photos/boot.png"), "ru", None
-    )
+    photos = predict.name_photo(network(), Path("consumers/photos/boot.png"), "ru", None)
     assert answer["name"] == photos["class"]
     assert answer["probability"] == pytest.approx(photos["probability"], abs=5e-6)
     assert [row["name"] for row in answer["classes"]] == list(photos["probabilities"])
-    page.close()
 
 
-def test_snippet_of_readme_names_a_photo(browser: Browser, address: str) -> None:
+def test_snippet_of_readme_names_a_photo(blank: Page, address: str) -> None:
     readme = (WEB.parent / "README.md").read_text(encoding="utf-8")
     (html,) = re.findall(r"```html\n(.*?)```", readme, re.S)
-    page = browser.new_page()
-    page.route("**/mine.html", lambda route: route.fulfill(content_type="text/html", body=html))
-    page.goto(address.replace("/web/", "/mine.html"))
-    page.set_input_files("input", WEB.parent / "photos/boot.png")
-    expect(page.locator("p")).to_have_text(re.compile(r"^Ankle boot, 0\.82"))
-    page.close()
-
-
-def test_card_keeps_its_height_from_tab_to_tab(open_page: Opener) -> None:
-    for width in (1280, 390):
-        page = open_page(width, 800)
-        heights = []
-        for tab in ("tests", "photo", "drawing"):
-            page.click(f"#tab-{tab}")
-            box = page.locator(".card").first.bounding_box()
-            assert box
-            heights.append(box["height"])
-        assert len(set(heights)) == 1
+    blank.route("**/mine.html", lambda route: route.fulfill(content_type="text/html", body=html))
+    blank.goto(address.replace("/web/", "/mine.html"))
+    blank.set_input_files("input", WEB.parent / "photos/boot.png")
+    expect(blank.locator("p")).to_have_text(re.compile(r"^Ankle boot, 0\.82"))
 
 
 def test_what_is_touched_measures_44_pixels(open_page: Opener) -> None:
     page = open_page(390, 844, has_touch=True, is_mobile=True)
     sizes: dict[str, float] = {}
-    for tab in ("tests", "photo", "drawing"):
+    for tab in TABS:
         page.tap(f"#tab-{tab}")
         sizes |= page.evaluate(
             """() => Object.fromEntries(
@@ -813,7 +778,7 @@ def test_axe_finds_nothing(scheme: str, locale: str, open_page: Opener) -> None:
     faults = audit(page)
     page.click("#strip button:nth-child(1)")
     faults += audit(page)
-    choose(page, shaded())
+    choose(page, encoded(shaded()))
     expect(page.locator("#warning")).to_be_visible()
     faults += audit(page)
     choose(page, b"not a picture")
@@ -853,13 +818,6 @@ def audit(page: Page) -> list[str]:
 # What consumers/PHOTOS.md says was measured: printed by `make test-web`.
 
 
-@pytest.fixture(scope="module")
-def tests_set() -> tuple[np.ndarray, np.ndarray]:
-    """The test pictures, uint8 (10000, 28, 28), and their labels."""
-    images = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 28, 28)
-    return images, np.fromfile("data/raw/t10k-labels-idx1-ubyte", np.uint8)[8:]
-
-
 def on_paper(image: np.ndarray, ground: np.ndarray) -> Image.Image:
     """Enlarge a picture ten times and lay it, dark, in the middle of a background (500, 450, 3)."""
     large = Image.fromarray(255 - image).resize((280, 280), Image.Resampling.BICUBIC)
@@ -890,16 +848,14 @@ def grounds() -> dict[str, list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("kind", grounds())
-def test_busy_backgrounds_get_a_warning(
-    kind: str, tests_set: tuple[np.ndarray, np.ndarray]
-) -> None:
-    trained, backgrounds = predict.Network(predict.MODEL), grounds()[kind]
+def test_busy_backgrounds_get_a_warning(kind: str) -> None:
+    backgrounds = grounds()[kind]
     warned = right = 0
-    for number, (image, label) in enumerate(zip(*(it[:100] for it in tests_set), strict=True)):
+    for number, (image, label) in enumerate(zip(*(it[:100] for it in labelled()), strict=True)):
         paper = on_paper(image, backgrounds[number % len(backgrounds)])
         picture, edge = predict.see(paper, (28, 28), "trimmed")
         warned += edge > predict.BUSY
-        right += trained.predict(picture).argmax() == label
+        right += network().predict(picture).argmax() == label
     print(f"background, {kind}: {right} of 100 right, {warned} warnings")
     if kind == "white":
         assert warned == 0
@@ -930,10 +886,8 @@ def lines(number: int) -> Image.Image:
     return image
 
 
-def test_drawings_unlike_the_training_pictures_get_a_warning(
-    tests_set: tuple[np.ndarray, np.ndarray],
-) -> None:
-    images, _ = tests_set
+def test_drawings_unlike_the_training_pictures_get_a_warning() -> None:
+    images, _ = labelled()
     white = grounds()["white"][0]
     drawn = {
         "test pictures on white": [on_paper(image, white) for image in images[:100]],
@@ -956,12 +910,9 @@ def test_drawings_unlike_the_training_pictures_get_a_warning(
     assert min(shares["their outlines"], shares["three lines"]) > 0.4
 
 
-def test_undecided_answers_are_right_half_of_the_time(
-    tests_set: tuple[np.ndarray, np.ndarray],
-) -> None:
-    images, labels = tests_set
-    trained = predict.Network(predict.MODEL)
-    rows = np.array([trained.predict(image) for image in images])
+def test_undecided_answers_are_right_half_of_the_time() -> None:
+    images, labels = labelled()
+    rows = np.array([network().predict(image) for image in images])
     order = np.argsort(-rows, axis=1)
     first, second = (np.take_along_axis(rows, order, axis=1)[:, i] for i in (0, 1))
     undecided, right = first < 2 * second, order[:, 0] == labels
@@ -976,16 +927,14 @@ def test_undecided_answers_are_right_half_of_the_time(
 
 def test_photos_of_test_pictures_come_back_as_their_class() -> None:
     """1,000 test pictures, enlarged, negated, on white: nearly as many right as there were."""
-    images = np.fromfile("data/raw/t10k-images-idx3-ubyte", np.uint8, count=16 + 784_000)[16:]
-    labels = np.fromfile("data/raw/t10k-labels-idx1-ubyte", np.uint8, count=1008)[8:]
-    trained = predict.Network(predict.MODEL)
+    images, labels = (it[:1000] for it in labelled())
     plain, through = [], []
-    for image in images.reshape(-1, 28, 28):
-        plain.append(trained.predict(image).argmax())
+    for image in images:
+        plain.append(network().predict(image).argmax())
         large = Image.fromarray(255 - image).resize((280, 280), Image.Resampling.BICUBIC)
         paper = Image.new("L", (450, 500), 255)
         paper.paste(large, (85, 110))
-        through.append(trained.predict(predict.to_picture(paper)).argmax())
+        through.append(network().predict(predict.to_picture(paper)).argmax())
     right, of = (int((np.array(found) == labels).sum()) for found in (through, plain))
     print(f"photos of test pictures: {right} of 1,000 right; the pictures themselves: {of}")
     assert right >= of - 25

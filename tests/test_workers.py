@@ -131,13 +131,6 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def workers(engine: None) -> Any:
-    from fashion_mlp.training import workers
-
-    return workers
-
-
-@pytest.fixture
 def team(data: Data, finished_folder: Path, tmp_path: Path) -> Iterator[Team]:
     """Nobody yet, with the first images to train on and the others to validate with."""
     (tmp_path / "prepared").mkdir()
@@ -238,23 +231,23 @@ def config(index: Any, **jobs: Any) -> str:
      config(0, worker=["localhost:65536"]), config(0, worker=[5001])],
 )  # fmt: skip
 def test_read_config_takes_what_tensorflow_takes_and_nothing_else(
-    workers: Any, text: str, monkeypatch: pytest.MonkeyPatch
+    training: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", config(1, worker=WORKERS))
-    assert workers.read_config() == (WORKERS, 1)
+    assert training.workers.read_config() == (WORKERS, 1)
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=f"TF_CONFIG: expected .*, got {re.escape(text)}$"):
-        workers.read_config()
+        training.workers.read_config()
 
 
 def test_join_refuses_what_can_not_meet(
-    workers: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    training: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refusal(chief: bool = True, **variables: str) -> str:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         with pytest.raises((ValueError, RuntimeError)) as error:
-            workers.join(chief=chief)
+            training.workers.join(chief=chief)
         return str(error.value)
 
     here, absent = (f"127.0.0.1:{free_port()}" for _ in range(2))
