@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import hypothesis
 import pytest
 import yaml
 from playwright.sync_api import Browser, sync_playwright
@@ -25,6 +26,12 @@ TRAIN, TEST = 300, 100
 # So that no child of a test reads the data from where the user keeps them.
 os.environ.pop("FASHION_MNIST_DIR", None)
 
+
+# No test depends on how fast the machine is.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 # Tests send Ctrl-C to processes that they start. What is run in a script's background ignores it,
 # and so do its children, unless the parent handles it.

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +138,9 @@ def example(
     """The command of an example once it is built, without its images; whether it takes bytes."""
     runtime, file = request.param
     folder = tmp_path_factory.mktemp("build")
-    before = Path.cwd()
-    os.chdir(project)
     job = Job(MODELS[file], Path("images.npy"), 784, 10)
-    *build, command = conformance.commands(runtime, job, "probabilities", folder)
-    os.chdir(before)
+    with chdir(project):
+        *build, command = conformance.commands(runtime, job, "probabilities", folder)
     for step in build:
         run(step, project, check=True)
     if runtime.key in IN_MAIN_ENVIRONMENT:

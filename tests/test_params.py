@@ -17,7 +17,7 @@ from tests.conftest import other_values, paper_values
 VALUES = paper_values()
 TEXT = yaml.safe_dump(VALUES, allow_unicode=True, sort_keys=False)
 IS_MISSING = "is missing; add it (`git show HEAD:params.yaml` has every key)"
-EXAMPLES = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 
 
 def paths(values: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:

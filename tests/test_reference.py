@@ -66,7 +66,7 @@ def in_float32(
     return flush(powers / powers.sum(axis=1, keepdims=True))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.01, 1.0, 30.0]), st.sampled_from(DEPTHS))
 def test_bounds_hold_for_any_order_of_adding(
     seed: int, scale: float, hidden_units: list[int]
@@ -79,7 +79,7 @@ def test_bounds_hold_for_any_order_of_adding(
         assert ((known.low <= found) & (found <= known.high)).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(-130, 60), min_size=4, max_size=4))
 def test_bounds_hold_where_operands_are_flushed_to_zero(seed: int, powers: list[int]) -> None:
     """Layers small and large in turn: what is lost at the end of float32's range comes back."""
@@ -93,7 +93,9 @@ def test_bounds_hold_where_operands_are_flushed_to_zero(seed: int, powers: list[
         rng = np.random.default_rng(seed)
         with np.errstate(all="ignore"):
             found = in_float32(layers, np.ldexp(images, powers[3]), rng, flush)
-        assert ((known.low <= found) & (found <= known.high) | np.isnan(known.low)).all()
+        given_up = np.isnan(known.low)
+        assert ((known.low <= found) & (found <= known.high) | given_up).all()
+        assert max(map(abs, powers)) > 12 or not given_up.any()
 
 
 @pytest.mark.parametrize("pixel", [np.finfo(np.float32).max, np.inf, np.nan])

@@ -481,11 +481,12 @@ def test_what_is_asked_while_the_network_loads_is_kept_and_answered(
 
 
 def test_undecided_answer_names_both_classes(page: Page) -> None:
-    names, sure = network().names["en"], 0
+    names, sure, undecided = network().names["en"], 0, 0
     for number, picture in enumerate(labelled()[0][:60]):  # those that the page shows
         row = network().predict(picture)
         first, second = np.argsort(-row)[:2]
         if row[first] < 2 * row[second]:
+            undecided += 1
             page.click(f"#strip button:nth-child({number + 1})")
             expect(page.locator("#result")).to_have_text(f"{names[first]} or {names[second]}")
             expect(page.locator("#details")).to_contain_text("Undecided: ")
@@ -493,6 +494,7 @@ def test_undecided_answer_names_both_classes(page: Page) -> None:
             sure += 1
             page.click(f"#strip button:nth-child({number + 1})")
             expect(page.locator("#result")).to_have_text(re.compile(rf"^{names[first]}, [\d.]+%$"))
+    assert sure and undecided
 
 
 def test_odd_photos_and_drawings_get_a_warning_and_no_others(page: Page) -> None:
