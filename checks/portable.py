@@ -64,6 +64,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 PARAMETERS: list[dict[str, Any]] = [
     *({key: AUGMENTED[key]} for key in AUGMENTED if key != "optimizer"),
     {"random_elastic": 2.0},
+    {"inference_blur": 0.1},
     {"importance_sampling": 0.5, "epochs": 2},  # which has an effect from the second epoch
     {"label_smoothing": 0.1},
     {"activation": "sigmoid"},
