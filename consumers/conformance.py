@@ -151,7 +151,13 @@ def call(command: list[str]) -> str:
 
 
 def compare(expected: np.ndarray, version: str, found: np.ndarray) -> Result:
-    """Measure how far a runtime is from Keras, rounded to two digits."""
+    """Measure how far a runtime is from Keras, rounded to two digits.
+
+    Args:
+        expected: Keras' probabilities, float32 (n, classes).
+        version: of the runtime.
+        found: its probabilities.
+    """
     difference = np.abs(found.astype(np.float64) - expected).max()
     same = found.argmax(axis=1) == expected.argmax(axis=1)
     return Result(version, float(f"{difference:.1e}"), int(same.sum()))
@@ -159,6 +165,11 @@ def compare(expected: np.ndarray, version: str, found: np.ndarray) -> Result:
 
 def first_fault(expected: np.ndarray, found: np.ndarray, names: Sequence[str]) -> str | None:
     """Say which image a runtime gets wrong first: another class, or further than TOLERANCE.
+
+    Args:
+        expected: float32 (n, classes).
+        found: the same shape.
+        names: of the classes.
 
     Returns:
         None where there is none.
@@ -253,6 +264,13 @@ def check_file(
     file: str, job: Job, expected: np.ndarray, names: Sequence[str], few: Sequence[Job]
 ) -> tuple[dict[str, Any], list[str]]:
     """Run a model in every runtime that reads it.
+
+    Args:
+        file: of MODELS.
+        job: the model, and all test images.
+        expected: Keras' probabilities, float32 (n, classes).
+        names: of the classes.
+        few: for the exact file, see `exact_logits`.
 
     Returns:
         The results by key, and a line for each runtime that was not run or does not conform.

@@ -47,7 +47,15 @@ SHOWN = ("loss", "accuracy")  # of the metrics, on the screen
 def measure(
     probabilities: np.ndarray, labels: np.ndarray, loss: float, split: str, bins: int
 ) -> dict[str, float]:
-    """Compute the headline metrics; their names begin with the split, test or validation."""
+    """Compute the headline metrics.
+
+    Args:
+        probabilities: float32 (n, classes).
+        labels: class numbers (n,).
+        loss: of the images.
+        split: test or validation, which the names of the metrics begin with.
+        bins: of the calibration error.
+    """
     # Here, as it takes a second: the stage's module is imported twice (pipeline/environment.py).
     from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
@@ -100,6 +108,11 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> cha
 
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv:1706.04599), whose
     equation 3, the expected calibration error, is the bins' `error`.
+
+    Args:
+        probabilities: float32 (n, classes).
+        labels: class numbers (n,).
+        bins: how many.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels
@@ -113,7 +126,13 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> cha
 def examples(
     probabilities: np.ndarray, numbers: Sequence[int], names: Sequence[str]
 ) -> Iterator[tuple[int, int, str, float]]:
-    """Yield what the network makes of single training images: number, class, name, probability."""
+    """Yield what the network makes of single training images: number, class, name, probability.
+
+    Args:
+        probabilities: float32 (len(numbers), classes).
+        numbers: of the images.
+        names: of the classes.
+    """
     for number, row in zip(numbers, probabilities, strict=True):
         answer = int(row.argmax())
         yield number, answer, names[answer], float(row[answer])
@@ -173,7 +192,14 @@ def select(split: Split, numbers: Sequence[int], rows: np.ndarray, params: Param
 
 
 def draw_data(params: Params, train: Split, measured: Split, predicted: np.ndarray) -> None:
-    """Draw the pictures that show images; `predicted` are probabilities of the measured ones."""
+    """Draw the pictures that show images.
+
+    Args:
+        params: all of params.yaml.
+        train: images float32 (n, pixels) and one-hot labels float32 (n, classes).
+        measured: the same.
+        predicted: probabilities of the measured images, float32 (n, classes).
+    """
     language, names = params.evaluate.language, shown_names(params)
     count = min(grids.MOST_TILES, len(train.images))
     first = select(train, range(count), np.empty(0), params)
@@ -189,7 +215,12 @@ def draw_data(params: Params, train: Split, measured: Split, predicted: np.ndarr
 def draw_network(params: Params, network: keras.Model, train: Split, shown: np.ndarray) -> None:
     """Draw what the network says of single images, and what its hidden units look for.
 
-    `shown` are the probabilities of training image 0 and of those in `evaluate.examples`.
+    Args:
+        params: all of params.yaml.
+        network: dense layers.
+        train: images float32 (n, pixels) and one-hot labels float32 (n, classes).
+        shown: probabilities of training image 0 and of those in `evaluate.examples`, float32
+            (1 + n, classes).
     """
     from fashion_mlp.network.model import layers_of
 
@@ -213,8 +244,12 @@ def draw_metrics(
 ) -> None:
     """Draw the training log, the confusion matrix and the calibration.
 
-    `labels` and `predicted` are the measured images' class numbers and probabilities; `loss` is the
-    name of what the network was trained on.
+    Args:
+        params: all of params.yaml.
+        labels: class numbers of the measured images (n,).
+        predicted: their probabilities, float32 (n, classes).
+        metrics: what `METRICS` will hold.
+        loss: the name of what the network was trained on.
     """
     from sklearn.metrics import confusion_matrix
 

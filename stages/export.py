@@ -98,6 +98,11 @@ def check_params(params: Params, layers: Sequence[Layer], held_out: int) -> None
 def check_converter(network: keras.Model, model: onnx.ModelProto, images: np.ndarray) -> None:
     """Check that tf2onnx's conversion gives the same bits as the graph that we write.
 
+    Args:
+        network: maps float32 (n, pixels) to float32 (n, classes).
+        model: the graph.
+        images: float32 (n, pixels).
+
     Raises:
         ValueError: an answer differs.
     """
@@ -130,8 +135,11 @@ def uncertified_rows(
 def write_test_data(folder: Path, images: np.ndarray, probabilities: np.ndarray) -> None:
     """Write the first images and their outputs in the layout of ONNX's backend tests.
 
-    Outputs are the reference's, so that no machine's rounding is in the file; the folder is
-    replaced.
+    Args:
+        folder: replaced as a whole.
+        images: float32 (n, pixels).
+        probabilities: float64 (n, classes), the reference's, so that no machine's rounding is in
+            the file.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for name, kind, array in (
@@ -176,7 +184,12 @@ def own_metadata(
 ) -> dict[Path, dict[str, str]]:
     """Say what is measured on each file: the float32 and the uint8 file are proven to be Keras.
 
-    The accuracy is that of the images of `split`, whose class numbers are `numbers`.
+    Args:
+        graphs: from `make_graphs`.
+        evidence: from `gather`.
+        split: whose images the accuracy is measured on.
+        numbers: of their classes, (n,).
+        furthest: from `bound_for_all`.
     """
     exact = onnxruntime_predict(graphs[ONNX_EXACT])(evidence.pixels[split], BATCH_SIZE)
     keras_accuracy, exact_accuracy = (

@@ -39,7 +39,13 @@ def prepare(
 ) -> dict[str, int]:
     """Write the arrays of all splits.
 
-    The last `validation_images` training images become the validation split.
+    Args:
+        raw: folder of the four IDX files.
+        prepared: folder to write to.
+        files: what each raw file must be.
+        image_shape: height and width in pixels.
+        classes: labels run from 0 to `classes` - 1.
+        validation_images: how many of the last training images become the validation split.
 
     Returns:
         The number of images of each split.
@@ -160,8 +166,10 @@ def write_arrays(
 
     Not through `np.lib.format.open_memmap`, whose pages would count as this process' memory.
 
-    Each of `outputs` takes so many rows of `blocks`, float32 (any, columns), which have as many in
-    all.
+    Args:
+        outputs: files open for writing, and how many rows each takes.
+        columns: values in a row.
+        blocks: float32 (any, columns), as many rows in all as `outputs` take.
     """
     block = np.empty((0, columns), np.float32)
     for file, rows in outputs:

@@ -80,7 +80,12 @@ def uint8_graph(plain: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def converted(network: keras.Model, opset: int) -> onnx.ModelProto:
-    """Convert a Keras model by tf2onnx."""
+    """Convert a Keras model by tf2onnx.
+
+    Args:
+        network: maps float32 (n, pixels) to float32 (n, classes).
+        opset: version of the operator set.
+    """
     import tensorflow as tf
     import tf2onnx
 

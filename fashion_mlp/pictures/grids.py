@@ -29,7 +29,15 @@ class Caption(NamedTuple):
 def contact_grid(
     path: Path, language: str, images: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Draw the first 50 images in inverted grey with their class names: the paper's figure 10."""
+    """Draw images in inverted grey with their class names: the paper's figure 10.
+
+    Args:
+        path: PNG file to write.
+        language: of the texts.
+        images: float32 (n, height, width) in 0…1; the first 50 are drawn.
+        labels: class numbers (n,).
+        names: of the classes.
+    """
     captions = [[Caption(names[label])] for label in labels]
     _grid(path, TEXTS[language]["contact_sheet"], images, captions, columns=10)
 
@@ -88,7 +96,12 @@ def hidden_units(
     layer with the largest weight to the class: most of what is seen there is the noise that the
     weights began as. Without a hidden layer, only the first row.
 
-    `kernels` are of all layers, (inputs, units); of the classes, the first 25 are drawn.
+    Args:
+        path: PNG file to write.
+        language: of the texts.
+        kernels: of all layers, float32 (inputs, units); the last has a unit a class.
+        image_shape: height and width.
+        names: of the classes; the first 25 are drawn.
     """
     texts, names = TEXTS[language], [*names[: MOST_TILES // 2]]
     *hidden, outputs = (kernel.astype(np.float64) for kernel in kernels)

@@ -96,7 +96,10 @@ def _above_relu(layer: Layer, values: Span, sums: Span, weights: np.ndarray) -> 
 def worst_found(layers: Sequence[Layer], images: np.ndarray, known: Bounds) -> float:
     """Search for an image where two runtimes may be far apart, to see how wide the bound is.
 
-    `known` are the bounds of the images that it starts from.
+    Args:
+        layers: of the network.
+        images: float32 (n, pixels) in 0…1, to start from.
+        known: their bounds.
 
     Returns:
         The largest difference that the rounding bound leaves open for the worst image found.

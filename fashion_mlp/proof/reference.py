@@ -104,8 +104,9 @@ def bounds(layers: Sequence[Layer], images: np.ndarray, precision: Precision = F
         precision: of the runtime.
 
     Returns:
-        The probabilities, and the lowest and the highest that a correct runtime can answer. Where
-        the runtime may overflow, or the image is not finite, both are NaN: no bound holds.
+        float64 (n, classes): the probabilities, and the lowest and the highest that a correct
+        runtime can answer. Where the runtime may overflow, or the image is not finite, both are
+        NaN: no bound holds.
     """
     parts = [
         _bounds(layers, np.asarray(images[first : first + BLOCK]), precision)
