@@ -65,6 +65,7 @@ PARAMETERS: list[dict[str, Any]] = [
     *({key: AUGMENTED[key]} for key in AUGMENTED if key != "optimizer"),
     {"random_elastic": 2.0},
     {"inference_blur": 0.1},
+    {"standardize": True, "random_affine": 2.0, "dropout": 0.1, "inference_blur": 0.06},
     {"importance_sampling": 0.5, "epochs": 2},  # which has an effect from the second epoch
     {"label_smoothing": 0.1},
     {"activation": "sigmoid"},
@@ -177,7 +178,9 @@ def compare_whole(epochs: str) -> int:
         differ += len(set(pair)) - 1
         minutes = (time.monotonic() - began) / 60
         print(f"| {epoch} | {' | '.join(map(str.strip, pair))} | {minutes:.0f} |", flush=True)
-    return int(bool(here.wait() or there.wait() or differ))
+    if here.wait():
+        there.kill()  # which takes more than an hour
+    return int(bool(there.wait() or here.returncode or differ))
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:

@@ -27,7 +27,7 @@ TRAIN, TEST = 300, 100
 os.environ.pop("FASHION_MNIST_DIR", None)
 
 
-# No test depends on how fast the machine is.
+# An example may take as long as it takes.
 hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
