@@ -28,7 +28,8 @@ def statement(
 ) -> dict[str, Any]:
     """State what the files were made from, and by which commands the same bytes come out again.
 
-    `subjects` are the SHA-256 of each file, by its name in the release.
+    `subjects` are the SHA-256 of each file, by its name in the release; `uri` is the repository's;
+    `builder` says who builds.
 
     Raises:
         ValueError: the commit is not in this repository, or is none of this project.

@@ -136,7 +136,10 @@ def read(path: Path, load: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def run_params(lock: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect the parameters that the stages last ran with, as nested mappings."""
+    """Collect the parameters that the stages last ran with, as nested mappings.
+
+    Sections that share keys are merged, so no key may hold a dot or an empty mapping.
+    """
     params: dict[str, Any] = {}
     for stage in STAGES:
         for key, value in lock[stage].get("params", {}).get("params.yaml", {}).items():

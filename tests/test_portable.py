@@ -1,6 +1,7 @@
 """check-portable: what it trains with."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,8 +36,13 @@ def test_only_what_is_not_promised_may_differ() -> None:
     assert not kept("Adafactor, RMSprop")
 
 
-def test_a_training_that_ends_early_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_ends_early_is_a_failure_and_ends_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_its_end = tmp_path / "to_its_end"
+    emulated = ["sh", "-c", f"echo hash; sleep 30; touch '{to_its_end}'"]
     monkeypatch.setattr(arm64, "prepare", lambda: None)
-    monkeypatch.setattr(arm64, "start", lambda processor: ["sh", "-c", "echo hash"])
+    monkeypatch.setattr(arm64, "start", lambda processor: emulated)
     monkeypatch.setattr(sys, "executable", "false")
     assert compare_whole("1") == 1
+    assert not to_its_end.exists()

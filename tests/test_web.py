@@ -438,17 +438,17 @@ def test_strings_are_the_same_in_both_languages(page: Page) -> None:
 def test_layout_fits_the_screen_in_the_browsers_language_and_the_card_keeps_its_height(
     width: int, locale: str, open_page: Opener
 ) -> None:
-    page = open_page(width, 740, locale=locale, has_touch=True, is_mobile=width < 400)
+    page = open_page(width, 740, locale=locale, has_touch=width < 400, is_mobile=width < 400)
     expect(page.locator("html")).to_have_attribute("lang", locale[:2])
     heights = set()
     for tab in TABS:
-        page.tap(f"#tab-{tab}")
+        page.click(f"#tab-{tab}")
         assert page.evaluate("document.documentElement.scrollWidth") == width
         box = page.locator(".card").first.bounding_box()
         assert box
         heights.add(box["height"])
     assert len(heights) == 1
-    page.tap("#sketch")
+    page.click("#sketch")
     expect(page.locator("#result")).to_contain_text("%")
 
 

@@ -37,6 +37,7 @@ CHANGES = {
     "train.dropout": 0.1,
     "train.random_flip": True,
     "train.random_affine": 0.5,
+    "train.inference_blur": 0.2,
     "train.mixup": 0.5,
 }
 COMPARED = 10  # epochs whose losses are compared: rounding grows

@@ -33,7 +33,7 @@ VENDOR = WEB / "vendor"
 RUNTIME = WEB / "node_modules/onnxruntime-web/dist"
 RAW = ROOT / "data/raw"
 PICTURES = 60  # of the strip: the first of the test set, right and wrong answers alike
-LEAST = 0.01  # of the training pictures are less like an average than what gets a warning
+LEAST = 0.01  # share of the training pictures that would get the page's warning themselves
 COPIED = {
     "model.onnx": MODEL,
     "onnxruntime.js": RUNTIME / "ort.wasm.bundle.min.mjs",
