@@ -1,9 +1,8 @@
-"""Checkpoints: a training run that was killed goes on after its last finished epoch.
+"""Checkpoints: a killed training run goes on after its last finished epoch.
 
 A checkpoint holds what an epoch changes, as bytes, and the log so far, and says what it is of:
-parameters, data, code, library versions and number of workers. It is used only where all of that
-is the same as now and its content is whole; then the run ends with the same bytes as one that was
-not interrupted.
+parameters, data, code and library versions. It is used only where all of that is the same as now
+and its content is whole; then the run ends with the same bytes as one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ MAX_HEADER = 1 << 26  # bytes: the log of a million epochs
 History = dict[str, list[float]]
 
 
-def identity(params: Mapping[str, Any], workers: int) -> dict[str, str]:
+def identity(params: Mapping[str, Any]) -> dict[str, str]:
     """Describe all that the result of a training run depends on.
 
     Parameters, data, in the current folder, and code are what dvc.yaml lists for stage train.
@@ -44,7 +43,6 @@ def identity(params: Mapping[str, Any], workers: int) -> dict[str, str]:
         "data": " ".join(sha256(path) for path in data),
         "code": " ".join(sha256(ROOT / path) for path in code),
         "library versions": ", ".join([*libraries, f"Python {platform.python_version()}"]),
-        "number of workers": str(workers),
     }
 
 
@@ -106,7 +104,7 @@ class Checkpoint:
         self.history, self.content = about["history"], content
 
     def save(self, history: History, content: bytes) -> None:
-        """Write it anew."""
+        """Write it anew: a list of values, one per epoch, by metric; what the next epoch needs."""
         self.history, self.content = history, content
         about = {"of": self.of, "bytes": len(content), "history": history}
         rest = json.dumps(about).encode() + b"\n" + content

@@ -37,6 +37,7 @@ REMOVED = (
     "DVC removed this stage's results before it ran, and `dvc exp run -S` leaves params.yaml as it "
     "set it; what brings the committed ones back: dvc checkout; git checkout metrics models plots"
 )
+AGAIN = "FASHION_MLP_AGAIN"  # set by `make recipe`, whose stages run in a clone
 QUIET_SECONDS = 10.0  # between lines of progress where nobody watches them move
 
 
@@ -61,16 +62,21 @@ def run(main: Callable[[], None], clean_environment: bool = True, is_stage: bool
             if code:
                 look_at_modules(code)
     except KeyboardInterrupt as interrupt:
-        then = str(interrupt) or "`make` starts this stage again"
+        then = str(interrupt) or f"`{again()}` starts this stage again"
         print(f"\n{stage}: interrupted; {then}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except EXPECTED as error:
         if os.environ.get("FASHION_MLP_TRACEBACK") == "1":
             traceback.print_exc()
         print(f"{stage}: error: {_say(error)}", file=sys.stderr)
-        if "DVC_STAGE" in os.environ:
+        if "DVC_STAGE" in os.environ and AGAIN not in os.environ:
             print(f"{stage}: {REMOVED}", file=sys.stderr)
         sys.exit(1)
+
+
+def again() -> str:
+    """Name the command that goes on with what was interrupted: plain `make`, or a preset's."""
+    return os.environ.get(AGAIN, "make")
 
 
 def asks_for_gpu() -> bool:

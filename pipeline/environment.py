@@ -29,7 +29,7 @@ ALLOWED = {
     *("HOME", "LOGNAME", "PATH", "PWD", "SHELL", "SHLVL", "USER", "_"),
     *("TEMP", "TMP", "TMPDIR", "TZ"),
     *("COLUMNS", "LANG", "LANGUAGE", "LINES", "NO_COLOR", "TERM"),
-    *("CI", "VIRTUAL_ENV"),
+    "VIRTUAL_ENV",
     # Other workers (docs/workers.md), and which GPU, where train.device asks for one.
     *("CUDA_VISIBLE_DEVICES", "TF_CONFIG"),
 }

@@ -35,6 +35,8 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
+MOST_INPUTS = 32_768  # of a layer behind the first: the exact model's sums have room for no more
+
 # Values as errors show them. Not repr(), which would spell out a few lines of YAML that name
 # each other as gigabytes.
 GIVEN = reprlib.Repr()
@@ -205,7 +207,7 @@ class Train(Section):
     """Stage `train`: the network and how it learns."""
 
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 42
-    hidden_units: list[Annotated[Int, Field(ge=1)]] = [800]
+    hidden_units: list[Annotated[Int, Field(ge=1, le=MOST_INPUTS)]] = [800]
     activation: Literal["relu", "sigmoid", "tanh"] = "relu"
     loss: Literal["categorical_crossentropy", "mean_squared_error", "kl_divergence"] = (
         "categorical_crossentropy"
@@ -225,6 +227,7 @@ class Train(Section):
     mixup: Annotated[Float, Field(ge=0, le=1)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["cpu", "gpu"] = "cpu"
+    workers: Annotated[Int, Field(ge=1)] = 1
     steps_per_execution: Annotated[Int, Field(ge=1)] = 100
 
 

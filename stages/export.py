@@ -169,7 +169,8 @@ def make_graphs(evidence: Evidence, params: Params) -> dict[Path, onnx.ModelProt
     """Make the graph that each file must hold."""
     form = (params.export.opset, params.export.ir_version)
     integers = quantize(evidence.layers, params.dataset.image_shape)
-    say(f"exact: a logit is within {largest_error(evidence.layers, integers):.2g} on any image")
+    error = largest_error(evidence.layers, integers)
+    say(f"exact: logits within {error:.2g} of the unrounded network's on any image")
     plain = plain_graph(evidence.layers, *form)
     uint8, exact = uint8_graph(plain), exact_graph(integers, *form)
     return {ONNX: plain, ONNX_UINT8: uint8, ONNX_EXACT: exact}

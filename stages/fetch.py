@@ -66,7 +66,11 @@ def fetch(
 ) -> None:
     """Put all files into `raw`, from the first source that gives all of them.
 
-    `raw` keeps what it had where no source works.
+    Args:
+        sources: where to look, in this order.
+        files: what the decompressed content of each must be, by file name.
+        timeout: seconds without an answer before a web source is given up.
+        raw: the folder to fill. It keeps what it had where no source works.
 
     Raises:
         RuntimeError: no source gave all files; the text lists each with its reason.
@@ -94,8 +98,8 @@ def fetch(
     tried = "\n".join(f"  - {reason}" for reason in reasons)
     raise RuntimeError(
         f"no source gave the {len(files)} files:\n{tried}\n"
-        f"What to do: put the files (as they are or as .gz) into a folder and name it in "
-        f"FASHION_MNIST_DIR, or mend a source above, or add one to fetch.sources in params.yaml."
+        f"What to do: put the files (as they are or as .gz) into a folder and name it in a "
+        f"$variable above or in fetch.sources of params.yaml, or mend a source above."
     )
 
 
@@ -189,7 +193,8 @@ def stated_length(answer: requests.Response, most: int) -> int:
 def download(url: str, most: int, timeout: float, scratch: Path) -> Path:
     """Download one archive, with a progress bar where someone watches.
 
-    `timeout` is in seconds without an answer; `most` are the bytes that it may have.
+    `most` is the largest size accepted, in bytes; `timeout` is how many seconds may pass without an
+    answer.
 
     Raises:
         SourceError: no whole archive came, it is too long, or it comes too slowly.

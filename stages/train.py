@@ -23,7 +23,7 @@ from fashion_mlp.formats import DIGITS, write_csv, write_json
 from fashion_mlp.network import engine
 from fashion_mlp.paths import HISTORY, MODEL
 from pipeline.checkpoint import Checkpoint, History, identity
-from pipeline.console import progress, run
+from pipeline.console import again, progress, run
 from pipeline.files import replacing
 from pipeline.guard import CHECKPOINT
 from pipeline.params import Train, load_params
@@ -65,7 +65,7 @@ def train(
         with kept(HISTORY):
             return fit(params, split, validation, image_shape, checkpoint, workers, show)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"`make` goes on with epoch {checkpoint.epochs + 1}") from None
+        raise KeyboardInterrupt(f"`{again()}` goes on with epoch {checkpoint.epochs + 1}") from None
     finally:
         bar.close()
 
@@ -136,14 +136,10 @@ def main() -> None:
     engine.start(params.train.device)
 
     from fashion_mlp.network.model import build_network, save_network, set_layers
-    from fashion_mlp.training.optimizer import make_optimizer
-    from fashion_mlp.training.workers import asked, join
+    from fashion_mlp.training.workers import join
 
-    workers = join(chief=True) if asked() else None
-    optimizer = params.train.optimizer
-    make_optimizer(optimizer.class_name, optimizer.config.model_dump())  # or refuse it at once
-    of = identity(params.model_dump(), workers.count if workers else 1)
-    checkpoint = Checkpoint(CHECKPOINT, of)
+    workers = join(chief=True, count=params.train.workers)
+    checkpoint = Checkpoint(CHECKPOINT, identity(params.model_dump()))
     network = build_network(pixels, params.train.hidden_units, params.train.activation, classes)
     network.summary()
     if reasons := own_bits(params.train, *split.labels.shape):

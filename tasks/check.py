@@ -7,23 +7,19 @@ the last run. Runs inside .venv.
 from __future__ import annotations
 
 import sys
-from typing import Any
-
-import yaml
 
 from pipeline.guard import look_at_machine
-from pipeline.params import FILES, Optimizer, Params, load_params
-from pipeline.records import LOCK
+from pipeline.params import FILES, MOST_INPUTS, Optimizer, Params, load_params
 
 LABELS_HEADER = 8  # bytes in front of the labels in an IDX file
 CHECKED = Optimizer().config.model_dump().keys()  # options that the schema itself knows
 
 
 def check_counts(params: Params) -> None:
-    """Check what is counted in images.
+    """Check what is counted in images and pixels.
 
     Raises:
-        ValueError: more are held out, or shown, than there are.
+        ValueError: more are held out, or shown, than there are; more pixels than export takes.
     """
     images = params.fetch.files[FILES[1]].bytes - LABELS_HEADER
     held_out = params.preprocess.validation_images
@@ -37,18 +33,21 @@ def check_counts(params: Params) -> None:
             f"params.yaml: evaluate.examples: {too_large} must be below {images - held_out:,}, "
             f"the number of training images"
         )
+    if not params.train.hidden_units and params.dataset.pixels > MOST_INPUTS:
+        raise ValueError(
+            f"params.yaml: train.hidden_units: [] leaves {params.dataset.pixels:,} pixels to the "
+            f"last layer, and the exact model has room for {MOST_INPUTS:,}; name a hidden layer"
+        )
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Check options that Keras alone knows; nothing where the last run had them, or none is given.
+    """Check options that Keras alone knows; nothing where none is given.
 
     Raises:
         ValueError: Keras does not take them.
     """
     values = optimizer.model_dump()
-    if values == last_optimizer() or (
-        optimizer.class_name == Optimizer().class_name and values["config"].keys() <= CHECKED
-    ):
+    if optimizer.class_name == Optimizer().class_name and values["config"].keys() <= CHECKED:
         return
     from fashion_mlp.network import engine
 
@@ -57,15 +56,6 @@ def check_optimizer(optimizer: Optimizer) -> None:
     from fashion_mlp.training.optimizer import make_optimizer
 
     make_optimizer(**values)
-
-
-def last_optimizer() -> Any:
-    """Read from dvc.lock what the last run trained with."""
-    try:
-        stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
-        return stages["train"]["params"]["params.yaml"]["train"]["optimizer"]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        return None  # no run, or a damaged file, which `make` mends
 
 
 def main() -> int:

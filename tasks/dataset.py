@@ -265,7 +265,7 @@ def summary(name: str, pictures: Sequence[Picture], labels: Sequence[str]) -> It
         counts = [of[split].count(label) for split in SPLITS]
         yield f"{label}: {counts[0]:,} for training, {counts[1]:,} for the test"
     yield f"{name} is in {OWN}/ and params.yaml; `make` trains on it, `make page` shows it"
-    yield "`git checkout params.yaml` brings back what was there"
+    yield "`git checkout params.yaml` brings the committed one back"
 
 
 def size(text: str) -> tuple[int, int]:

@@ -70,6 +70,7 @@ def stamp(venv: Path, lock: Path) -> dict[str, str]:
         "lock": hashlib.sha256(lock.read_bytes()).hexdigest(),
         "folder": os.path.realpath(venv),
         "python": found[1] if found else "",
+        "torch": TORCH if venv.parent.name == "benchmarks" else "",
     }
 
 
@@ -174,6 +175,7 @@ def make(venv: Path, lock: Path) -> None:
         torch = TORCH + ("+cpu" if sys.platform.startswith("linux") else "")
         if pip(installer, settings, "--no-deps", f"torch=={torch}") != 0:
             say(f"PyTorch {torch} could not be installed; `make bench` goes on without it")
+            return  # not marked: the next one tries again
     mark(venv, lock)
 
 

@@ -1,4 +1,4 @@
-"""Lay a preset over params.yaml: `python -m tasks.presets presets/quick.yaml FOLDER [SEED]`.
+"""Lay a preset over params.yaml: `python -m tasks.presets presets/quick.yaml [SEED]`.
 
 Of the section `train`, a preset says what differs from the paper's training: every other key
 becomes the schema's default, whatever params.yaml has. Of other sections, the keys that it names
@@ -19,17 +19,25 @@ from dvc.exceptions import DvcException
 from dvc.utils.serialize import load_yaml, modify_yaml
 
 from pipeline.params import PARAMS_FILE, Train, check_params
+from tasks.check import check_counts, check_optimizer
 
 
 def overlay(values: Mapping[str, Any], preset: Path) -> dict[str, Any]:
     """Return the values of params.yaml with a preset laid over them, its base before it."""
+    layers = with_bases(preset)
+    found = {**values}
+    if any("train" in sections for sections in layers):
+        found["train"] = Train().model_dump()
+    for sections in layers:
+        found |= {name: {**found.get(name, {}), **keys} for name, keys in sections.items()}
+    return found
+
+
+def with_bases(preset: Path) -> list[dict[str, Any]]:
+    """Read a preset's sections, those of its base before them."""
     sections = load_yaml(str(preset))
-    if base := sections.pop("base", None):
-        values = overlay(values, preset.with_name(f"{base}.yaml"))
-    if "train" in sections:
-        values = {**values, "train": Train().model_dump()}
-    laid = {name: {**values.get(name, {}), **keys} for name, keys in sections.items()}
-    return {**values, **laid}
+    base = sections.pop("base", None)
+    return [*(with_bases(preset.with_name(f"{base}.yaml")) if base else []), sections]
 
 
 def assign(node: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -50,29 +58,32 @@ def apply(preset: Path, folder: Path, seed: str = "") -> None:
     `seed` replaces `train.seed`, where it is not empty.
 
     Raises:
-        ValueError: the preset is no YAML, or what comes out does not fit the schema.
+        ValueError: the preset is no YAML, or what comes out fits neither the schema, nor the data
+            set, nor Keras.
         OSError: a file can't be read or written.
     """
     path = folder / PARAMS_FILE
     try:
         # As DVC reads them, which is YAML 1.2: `1e-05` is a number there.
         values = overlay(load_yaml(str(path)), preset)
-    except (DvcException, OSError, TypeError, AttributeError, RecursionError) as error:
+    except (DvcException, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{preset}: expected sections of params.yaml: {reason}") from None
     if seed:
         values["train"]["seed"] = int(seed)
-    check_params(values, str(preset))
+    params = check_params(values, str(preset))
+    check_counts(params)
+    check_optimizer(params.train.optimizer)
     with modify_yaml(str(path)) as written:
         assign(written, values)
 
 
 def main() -> int:
     """Do it; the exit status is 1 and a line says why where it can't be done."""
-    preset, folder, *seed = sys.argv[1:]
+    preset, *seed = sys.argv[1:]
     try:
-        apply(Path(preset), Path(folder), *seed)
-    except (ValueError, OSError) as error:
+        apply(Path(preset), Path(), *seed)
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"make: {error}", file=sys.stderr)
         return 1
     return 0

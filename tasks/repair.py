@@ -350,7 +350,8 @@ def main() -> int:
         print(f"heal: error: {reason}", file=sys.stderr)
         return 1
     if not options:
-        print(f"heal: all {len(outputs_of())} outputs of dvc.lock are whole, here and in the cache")
+        count = len(outputs_of())
+        print(f"heal: none of the {count} outputs of dvc.lock is damaged, here or in the cache")
     return 0
 
 

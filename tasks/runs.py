@@ -52,8 +52,8 @@ def show_results() -> None:
     shown += map(str, sorted(Path("models").glob("*.onnx")))
     if shown:
         say(f"{', '.join(shown)}, pictures in plots/")
-        say("next: `make report`, all of it in one file; `make page`, the model on a web page; "
-            "README.md")  # fmt: skip
+        say("next: `make report` (all of it in one file), `make page` (the model on a web page); "
+            "README.md has more")  # fmt: skip
 
 
 def heal() -> int:
@@ -107,7 +107,8 @@ def tell_of_edits(folder: Path) -> None:
     given = answer(["git", "diff", "--name-only", "--relative", "HEAD", "--", *DVC_FILES], folder)
     if given:
         names = " ".join(given.split("\n")).strip()
-        say(f"not as committed: {names}; `git checkout HEAD -- {names}` brings it back")
+        say(f"not as committed, which may be why: {names}; "
+            f"`git checkout HEAD -- {names}` undoes the edits")  # fmt: skip
 
 
 def has_holders(rwlock: Path) -> bool:
@@ -140,7 +141,7 @@ def seeds() -> int:
     """Run a preset with the seeds 1 to SEEDS, and print mean and standard deviation."""
     count = os.environ.get("SEEDS") or "5"
     if not re.fullmatch("[1-9][0-9]{0,3}", count):
-        raise RuntimeError(f"SEEDS is how many, as in SEEDS=5; got {count!r}")
+        raise RuntimeError(f"SEEDS: expected a number from 1 to 9999, as SEEDS=5; got {count!r}")
     for seed in range(1, int(count) + 1):
         if status := recipe(str(seed)):
             return status
@@ -160,15 +161,18 @@ def recipe(seed: str = "") -> int:
         raise RuntimeError(f"{what}; NAME can be: {', '.join(presets)}")
     preset = presets[given]
     # One spelling of each seed: it is part of the experiment's name.
-    if not re.fullmatch("|0|[1-9][0-9]*", seed):
-        raise RuntimeError(f"SEED is a number, as in SEED=1; got {seed!r}")
+    if not re.fullmatch("|0|[1-9][0-9]{0,9}", seed):
+        raise RuntimeError(
+            f"SEED: expected a whole number, no sign or leading zero, as SEED=1; got {seed!r}"
+        )
     look()
     name = given + (f"-seed{seed}" if seed else "")
     if call(["git", "check-ref-format", f"refs/exps/{name}"]):
         raise RuntimeError(f"{preset}: rename it; an experiment is a git reference of its name")
     ensure()
-    if answer(["git", "status", "--porcelain", "--untracked-files=no"]):
-        say("note: this runs HEAD; changes that are not committed are left out")
+    others = ["--", ".", ":!presets"]
+    if answer(["git", "status", "--porcelain", "--untracked-files=no", *others]):
+        say("note: this runs HEAD and the preset; other uncommitted changes are left out")
     with alone() as lock:
         clone = make_clone(STATE / "recipe" / name)
         # Stages see their own folder: a data folder named by a relative path is still this one's.
@@ -177,9 +181,12 @@ def recipe(seed: str = "") -> int:
             for key, value in clean().items()
             if key.endswith("_DIR") and Path(value).is_dir()
         }
-        env = clean(**{**folders, "DVC_SITE_CACHE_DIR": str(clone / DATABASES)})
-        overlay = ["python", "-m", "tasks.presets", str(preset), str(clone), seed]
-        if status := call(overlay):
+        again = f"make recipe NAME={given}" + (f" SEED={seed}" if seed else "")
+        ours = {"DVC_SITE_CACHE_DIR": str(clone / DATABASES), "FASHION_MLP_AGAIN": again}
+        env = clean(**{**folders, **ours})
+        # In the clone, whose code is HEAD's.
+        overlay = ["python", "-m", "tasks.presets", str(preset.resolve()), seed]
+        if status := call(overlay, env, cwd=clone):
             return status
         share_cache(clone)
         call(["dvc", "checkout", "--quiet", "--allow-missing"], env, (lock,), cwd=clone)

@@ -37,7 +37,7 @@ def node_modules() -> None:
         if shutil.which("npm") and call(NPM_CI, cwd=lock.parent) == 0:
             marked.write_text(text, encoding="utf-8")
         else:
-            say(f"npm could not install {lock}")
+            say(f"{lock} is not installed: there is no npm, or its reason is above")
 
 
 def c_layout(folder: Path = Path("consumers")) -> None:
@@ -76,7 +76,7 @@ def is_set(name: str) -> bool:
     """
     value = os.environ.get(name, "")
     if value not in ("", "0", "1"):
-        raise RuntimeError(f"{name} is 1 or 0; got {value!r}")
+        raise RuntimeError(f"{name}: expected 1 or 0; got {value!r}")
     return value == "1"
 
 
@@ -84,7 +84,7 @@ def dataset() -> int:
     """Make a data set of a folder of pictures: `make dataset FOLDER=path`."""
     given = {key: os.environ.get(key.upper(), "") for key in ("folder", "shape", "name")}
     if not given["folder"]:
-        raise RuntimeError("name a folder that has one for each class: make dataset FOLDER=path")
+        raise RuntimeError("name a folder with one for each class: make dataset FOLDER=path")
     options = [f"--{key}={given[key]}" for key in ("shape", "name") if given[key]]
     options += ["--plain"] if is_set("PLAIN") else []
     ensure()
@@ -141,8 +141,8 @@ def pull() -> int:
     status = call(["dvc", "pull", "--run-cache"])
     if status:
         say(
-            "some files are missing; `make` rebuilds them; "
-            "docs/sharing.md says what each message means"
+            "dvc pull failed; docs/sharing.md says what its messages mean; "
+            "`make` makes what is missing"
         )
     return status
 

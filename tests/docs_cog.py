@@ -129,7 +129,7 @@ def stage_lines(folder: Path = ROOT) -> list[str]:
         "export: Keras inside the bound on all images; largest distance …",
         f"export: two float32 runtimes are at most {export['largest_runtime_difference']} apart on "
         "any image in [0, 1]; on the worst image that a search found, …",
-        "export: exact: a logit is within … on any image",
+        "export: exact: logits within … of the unrounded network's on any image",
         "export: structure: " + " -> ".join(f"MatMul -> Add -> {last}" for last in layers),
         f"export: weights: {proof['initializers_bit_identical']:.0f} initializers, "
         f"{proof['weights_bit_identical']:,.0f} values, bit for bit Keras'",
@@ -185,7 +185,7 @@ def parameters() -> str:
     meanings, parts, sections = comments(text), [], Params.model_json_schema()["$defs"]
     for section, values in yaml.safe_load(text).items():
         known = sections[section.capitalize()]["properties"]
-        rows = [["key", "allowed", "the paper's", "meaning"]]
+        rows = [["key", "allowed", "default", "meaning"]]
         for key in values:
             meaning = meanings.get(f"{section}.{key}", "")
             rows.append([f"`{key}`", allowed(known[key]), default(known[key]), meaning])

@@ -11,7 +11,7 @@ from pipeline import checkpoint as module
 from pipeline.checkpoint import Checkpoint, identity
 from pipeline.params import Train
 
-OF = dict.fromkeys(("parameters", "data", "code", "library versions", "number of workers"), "1")
+OF = dict.fromkeys(("parameters", "data", "code", "library versions"), "1")
 HISTORY = {"loss": [1.5, 0.1], "accuracy": [0.25, 0.75]}
 
 
@@ -37,7 +37,7 @@ def test_checkpoint_gives_back_what_was_saved_until_it_is_removed(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("keys", [["number of workers"], ["data", "code"]])
+@pytest.mark.parametrize("keys", [["parameters"], ["data", "code"]])
 def test_checkpoint_of_another_run_is_not_used(
     keys: list[str], path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,7 +72,7 @@ def test_damaged_checkpoint_is_not_used(
     assert "is not used: it is damaged; training starts" in capsys.readouterr().err
 
 
-def test_identity_is_of_parameters_data_code_and_number_of_workers(
+def test_identity_is_of_parameters_data_and_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -83,9 +83,9 @@ def test_identity_is_of_parameters_data_code_and_number_of_workers(
     for name in ("code.py", "data.npy", "other.py"):
         Path(name).write_text("1")
 
-    def now(workers: int = 1, seed: int = 1, height: int = 28) -> dict[str, str]:
+    def now(seed: int = 1, height: int = 28) -> dict[str, str]:
         dataset = {"name": "any", "image_shape": [height, 28]}
-        return identity({"train": Train(seed=seed).model_dump(), "dataset": dataset}, workers)
+        return identity({"train": Train(seed=seed).model_dump(), "dataset": dataset})
 
     def differing(other: dict[str, str]) -> list[str]:
         return [key for key in before if before[key] != other[key]]
@@ -93,7 +93,6 @@ def test_identity_is_of_parameters_data_code_and_number_of_workers(
     before = now()
     assert differing(now(seed=2)) == ["parameters"]
     assert differing(now(height=14)) == ["parameters"]
-    assert differing(now(workers=2)) == ["number of workers"]
     Path("other.py").write_text("2")
     assert differing(now()) == []
     Path("data.npy").write_text("2")

@@ -66,6 +66,15 @@ def test_run_shows_the_traceback_of_a_fault_of_ours(tmp_path: Path) -> None:
     assert "Traceback" in result.stderr
 
 
+def test_run_names_the_command_that_goes_on_and_how_results_come_back(tmp_path: Path) -> None:
+    body, recipe = "raise ValueError('bad')", "make recipe NAME=quick"
+    assert "brings the committed ones back" in run(tmp_path, body, DVC_STAGE="train").stderr
+    of_a_clone = run(tmp_path, body, DVC_STAGE="train", FASHION_MLP_AGAIN=recipe).stderr
+    assert of_a_clone.endswith("error: bad\n")
+    interrupted = run(tmp_path, "raise KeyboardInterrupt", FASHION_MLP_AGAIN=recipe).stderr
+    assert f"`{recipe}` starts this stage again" in interrupted
+
+
 def test_run_hands_a_stage_no_variable_that_it_does_not_know(tmp_path: Path) -> None:
     given = {"XLA_FLAGS": "x", "OMP_NUM_THREADS": "1", "FASHION_MLP_X": "kept", "TF_CONFIG": "{}"}
     result = run(

@@ -151,7 +151,7 @@ def test_fetch_lists_each_source_with_its_reason(
         f"  - {server.url}/nothing: {FIRST}.gz: 404 Client Error: Not Found for url: "
         f"{server.url}/nothing/{FIRST}.gz\n"
         "What to do: put the files (as they are or as .gz) into a folder and name it in "
-        "FASHION_MNIST_DIR, or mend a source above, or add one to fetch.sources in params.yaml."
+        "a $variable above or in fetch.sources of params.yaml, or mend a source above."
     )
 
 

@@ -96,7 +96,7 @@ def test_the_name_is_not_the_one_of_the_environment_where_wsl_has_the_computers(
 def test_a_switch_is_1_or_0(given: tuple[str, ...], tiny: Tiny) -> None:
     status, output = tiny.run("make", *given)
     assert status != 0
-    assert output.startswith(f"make: {given[-1].split('=')[0]} is 1 or 0; got 'no'\n")
+    assert output.startswith(f"make: {given[-1].split('=')[0]}: expected 1 or 0; got 'no'\n")
 
 
 def test_without_python_one_line_says_what_is_needed(tmp_path: Path) -> None:

@@ -63,6 +63,20 @@ def test_predict_gives_what_numpy_computes(hidden_units: list[int]) -> None:
     assert predict(network, images[:0]).shape == (0, CLASSES)
 
 
+def test_predict_is_compiled_once_and_follows_the_weights() -> None:
+    from fashion_mlp.network import model
+
+    network, images = make_network([8]), make_images(57, PIXELS)
+    model.predict(network, images)
+    compiled = model._compiled(network)
+    layers = make_layers(PIXELS, [8], CLASSES, scale=0.6)
+    model.set_layers(network, layers)
+    got = model.predict(network, images)
+    np.testing.assert_allclose(got, forward(layers, images), rtol=0, atol=1e-6)
+    assert compiled is model._compiled(network)
+    assert compiled.experimental_get_tracing_count() == 1
+
+
 def test_an_image_is_given_the_same_bits_among_any_number_of_images() -> None:
     """So it was not: of 2 to 32 rows, nor of 4,000 and more (docs/reproducibility.md)."""
     from fashion_mlp.network.model import predict

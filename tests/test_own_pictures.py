@@ -77,7 +77,7 @@ def test_page_names_the_shapes(own: Sandbox, address: str, browser: Browser) -> 
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("FOLDER=", "name a folder that has one for each class: make dataset FOLDER=path"),
+        ("FOLDER=", "name a folder with one for each class: make dataset FOLDER=path"),
         ("FOLDER=--help", "dataset: --help: no such folder"),
         ("FOLDER=a'b\"; touch ran", "dataset: a'b\"; touch ran: no such folder"),
     ],

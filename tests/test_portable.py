@@ -10,7 +10,7 @@ from checks.portable import EVERYTHING, SETTINGS, compare_whole, differing, kept
 from pipeline.params import Train
 
 # They say how long and from where training goes, or promise no bits.
-APART = {"seed", "epochs", "batch_size", "steps_per_execution", "precision", "device"}
+APART = {"seed", "epochs", "batch_size", "steps_per_execution", "precision", "device", "workers"}
 
 
 @pytest.mark.usefixtures("engine")

@@ -113,7 +113,7 @@ def test_a_damaged_cache_object_does_not_replace_a_fresh_output(tiny: Tiny) -> N
     assert tiny.results() == good
     tiny.damage(tiny.cached("models/model"))  # which no stage reads now
     assert re.search(r"heal: removed \S+/cache/files/md5/\S+: expected", tiny.good("make", "heal"))
-    assert "heal: all 4 outputs of dvc.lock are whole" in tiny.good("make", "heal")
+    assert "heal: none of the 4 outputs of dvc.lock is damaged" in tiny.good("make", "heal")
 
 
 def test_an_edit_that_keeps_size_and_time_is_found(tiny: Tiny) -> None:
@@ -215,7 +215,10 @@ def test_garbage_in_dvc_yaml_costs_nothing_and_is_named(tiny: Tiny) -> None:
     (tiny.folder / "dvc.lock").write_bytes(lock)
     (tiny.folder / "dvc.yaml").write_text("garbage")
     status, output = tiny.run("make")
-    says = "make: not as committed: dvc.yaml; `git checkout HEAD -- dvc.yaml` brings it back\n"
+    says = (
+        "make: not as committed, which may be why: dvc.yaml; "
+        "`git checkout HEAD -- dvc.yaml` undoes the edits\n"
+    )
     assert (status, says in output, "Traceback" in output) == (2, True, False)
     assert (tiny.folder / "dvc.lock").read_bytes() == lock
 
@@ -338,7 +341,10 @@ def test_recipe_leaves_the_folder_alone_and_needs_no_source(tiny: Tiny, tmp_path
     tiny.set(train__epochs=50)
     before = snapshot(tiny)
     output = tiny.good("make", "recipe", "NAME=quick", "SEED=3", SOURCE="/nowhere")
-    assert "make: note: this runs HEAD; changes that are not committed are left out" in output
+    assert (
+        "make: note: this runs HEAD and the preset; other uncommitted changes are left out"
+        in output
+    )
     assert re.search(r"^Metric +HEAD +quick-seed3 +Change\nepochs +100 +3 +-97$", output, re.M)
     assert snapshot(tiny) == before
     assert metrics(tiny, "quick-seed3") == {"epochs": 3}
@@ -383,7 +389,8 @@ REFUSED: dict[tuple[str, ...], str] = {
     ("NAME=",): f"name a preset: NAME=quick; NAME can be: {KNOWN}",
     ("NAME=my idea",):
         "presets/my idea.yaml: rename it; an experiment is a git reference of its name",
-    **{("NAME=quick", f"SEED={seed}"): f"SEED is a number, as in SEED=1; got {seed!r}"
+    **{("NAME=quick", f"SEED={seed}"):
+        f"SEED: expected a whole number, no sign or leading zero, as SEED=1; got {seed!r}"
        for seed in ("abc", "-1", "1e3", "007", "٣")},
 }  # fmt: skip
 
@@ -401,6 +408,7 @@ def test_a_recipe_that_can_not_be_run_is_refused_in_one_line(
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_is_whole_whatever_was_committed(preset: Path, tmp_path: Path) -> None:
     edited = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    edited["dataset"]["photos"] = "plain"
     edited["train"].update(
         epochs=7, dropout=0.9, random_flip=True, random_affine=3.0, hidden_units=[5, 5], seed=1,
         optimizer={"class_name": "Adam", "config": {"learning_rate": 1.0, "beta_1": 0.5}},
@@ -417,7 +425,9 @@ def test_a_preset_is_whole_whatever_was_committed(preset: Path, tmp_path: Path) 
     assert one["train"] == two["train"]
     wanted = yaml.safe_load(preset.read_text(encoding="utf-8"))
     assert one["train"] == Train().model_dump() | wanted["train"]
-    assert one["dataset"]["name"] == ("MNIST" if "mnist" in preset.stem else "Fashion-MNIST")
+    if "mnist" in preset.stem:
+        assert one["dataset"] == two["dataset"]
+        assert one["dataset"]["name"] == "MNIST"
     check_params(one)
 
 
@@ -430,6 +440,15 @@ def test_a_preset_keeps_the_comments(tmp_path: Path) -> None:
     assert len(comments) > 30
     assert re.findall("#.*", written) == comments
     assert "\n  seed: 8\n" in written
+
+
+def test_a_preset_keeps_what_its_base_says_of_training(tmp_path: Path) -> None:
+    shutil.copy(ROOT / PARAMS_FILE, tmp_path)
+    (tmp_path / "low.yaml").write_text("train: {epochs: 7, dropout: 0.3}")
+    (tmp_path / "high.yaml").write_text("base: low\ntrain: {dropout: 0.1}")
+    apply(tmp_path / "high.yaml", tmp_path)
+    written = yaml.safe_load((tmp_path / PARAMS_FILE).read_text(encoding="utf-8"))
+    assert written["train"] == Train(epochs=7, dropout=0.1).model_dump()
 
 
 def test_assign_tells_zero_from_false() -> None:
@@ -446,6 +465,16 @@ def test_a_preset_that_does_not_fit_is_refused_with_its_name(tmp_path: Path) -> 
         ("- train", r"bad\.yaml: expected sections of params\.yaml"),
         ("base: nothing", r"bad\.yaml: expected sections of params\.yaml.*nothing\.yaml"),
         ("base: bad", r"bad\.yaml: expected sections of params\.yaml"),
+        ("base: ../bad", r"bad\.yaml: expected sections of params\.yaml"),
+        (
+            "preprocess: {validation_images: 59500}",
+            r"examples: \[988\] must be below 500",
+        ),
+        (
+            "dataset: {image_shape: [256, 256]}\ntrain: {hidden_units: []}",
+            r"train\.hidden_units: \[\] leaves 65,536 pixels",
+        ),
+        ("train: {hidden_units: [40000]}", r"train\.hidden_units\.0: .*32,?768"),
     ):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=message):

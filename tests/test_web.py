@@ -507,7 +507,7 @@ def test_odd_photos_and_drawings_get_a_warning_and_no_others(page: Page) -> None
     page.click("#tab-drawing")
     page.uncheck("#filled")
     scribble(page, [(0.2, 0.2), (0.8, 0.25), (0.8, 0.8), (0.2, 0.8), (0.2, 0.2)])
-    expect(warning).to_contain_text("This is little like any picture")
+    expect(warning).to_contain_text("This hardly resembles any picture")
     page.click("#clear")
     expect(warning).to_be_hidden()
     page.check("#filled")

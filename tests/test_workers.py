@@ -44,7 +44,7 @@ COMPARED = 10  # epochs whose losses are compared: rounding grows
 LONGEST_SECONDS = 300.0
 NOTICED_SECONDS = 60.0
 LOST = r"error: TF_CONFIG: (a worker|worker \d .*) is gone or hangs .* epoch \d+\n$"
-NOT_USED = "is not used: it was made with other number of workers; training starts from epoch 1"
+NOT_USED = "is not used: it was made with other parameters; training starts from epoch 1"
 
 
 class Team:
@@ -63,7 +63,8 @@ class Team:
             (own / "data").mkdir(parents=True, exist_ok=True)
             (own / "data/prepared").unlink(missing_ok=True)
             (own / "data/prepared").symlink_to(self.data)
-            (own / "params.yaml").write_text(yaml.safe_dump(self.params[number % len(self.params)]))
+            values = edited(self.params[number % len(self.params)], {"train.workers": count or 1})
+            (own / "params.yaml").write_text(yaml.safe_dump(values))
             extra = {"TF_CONFIG": config(number, worker=addresses)} if count else {}
             with (self.folder / f"{number}.log").open("wb") as log:
                 module = "fashion_mlp.training.worker" if number else "stages.train"
@@ -244,15 +245,20 @@ def test_read_config_takes_what_tensorflow_takes_and_nothing_else(
 def test_join_refuses_what_can_not_meet(
     training: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refusal(chief: bool = True, **variables: str) -> str:
+    def refusal(chief: bool = True, count: int = 2, **variables: str) -> str:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         with pytest.raises((ValueError, RuntimeError)) as error:
-            training.workers.join(chief=chief)
+            training.workers.join(chief, count)
         return str(error.value)
 
+    assert training.workers.join(chief=True, count=1) is None
+    says = "params.yaml: train.workers: 2, and TF_CONFIG is not set: set it, see docs/workers.md"
+    assert refusal().startswith(says)
     here, absent = (f"127.0.0.1:{free_port()}" for _ in range(2))
     first = config(0, worker=[here, absent])
+    says = "params.yaml: train.workers: expected 2, the number of workers that TF_CONFIG names; "
+    assert refusal(count=1, TF_CONFIG=first).startswith(says + "got 1")
     says = "TF_CONFIG: this is worker 0 of 2: run `make`, or stage train, here"
     assert refusal(chief=False, TF_CONFIG=first) == says
     says = "this is worker 1 of 2: run `python -m fashion_mlp.training.worker` here"

@@ -58,7 +58,7 @@ class Tiny(Project):
         own = {"HOME": str(folder), "SOURCE": str(source), "GIT_CONFIG_GLOBAL": os.devnull}
         self.environment |= own
         self.folder.mkdir()
-        for name in ("tasks", "pipeline", "presets"):
+        for name in ("tasks", "pipeline", "presets", "fashion_mlp"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, self.folder / name, ignore=ignored)
         for name in ("Makefile", "params.yaml", "requirements.lock", ".gitignore", ".dvcignore"):

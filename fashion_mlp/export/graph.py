@@ -26,7 +26,11 @@ OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softmax": "S
 
 
 def plain_graph(layers: Sequence[Layer], opset: int, ir_version: int) -> onnx.ModelProto:
-    """Write the faithful model: image float32 [N, pixels] -> probabilities float32 [N, classes]."""
+    """Write the faithful model: image float32 [N, pixels] -> probabilities float32 [N, classes].
+
+    The last of the layers has softmax; `opset` is the version of the operators, `ir_version` that
+    of the file format.
+    """
     nodes, initializers, value = [], [], "image"
     for number, layer in enumerate(layers, start=1):
         name = f"dense_{number}"

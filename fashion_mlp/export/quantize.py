@@ -71,7 +71,9 @@ class Quantized(NamedTuple):
 
 
 def quantize(layers: Sequence[Layer], image_shape: Sequence[int]) -> list[Quantized]:
-    """Turn layers into integers.
+    """Turn layers, the last of them with softmax, into integers.
+
+    `image_shape` is height and width, in pixels.
 
     Raises:
         ValueError: a layer has more inputs than its sums have room for, or weights that are not

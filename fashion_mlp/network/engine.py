@@ -22,7 +22,7 @@ XLA_FLAGS = (
     # that depend on it.
     "--xla_cpu_enable_platform_dependent_math=false",
     # A transposed left side would go to Eigen and oneDNN, which cut by caches and threads:
-    # keep the transposition apart, so that the product stays plain (see training/layers.py).
+    # keep the transposition apart, so that the product stays plain (see network/products.py).
     "--xla_disable_hlo_passes=transpose-folding",
     # a * b + c * d has two fused forms, fma(a, b, round(c * d)) and fma(c, d, round(a * b)). At
     # level 3 LLVM has a pass of its own for ARM, which takes the other one than it does for x86.
@@ -58,7 +58,7 @@ def start(device: str = "cpu") -> None:
         return
     if "tensorflow" in sys.modules:
         raise RuntimeError("TensorFlow was imported before engine.start(); call start() first")
-    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS]).strip()
+    os.environ["XLA_FLAGS"] = " ".join(XLA_FLAGS)
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
     # 2: errors only. 3: not even those, as TensorFlow tells of a lost worker in dozens of lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if "TF_CONFIG" in os.environ else "2")

@@ -9,9 +9,9 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -94,7 +94,15 @@ def predict(network: keras.Model, images: np.ndarray) -> np.ndarray:
     Returns:
         Probabilities, float32 (n, classes).
     """
+    forward = _compiled(network)
+    blocks = [np.empty((0, network.output_shape[1]), np.float32)]
+    for first in range(0, len(images), BLOCK):
+        blocks.append(forward(tf.constant(images[first : first + BLOCK])).numpy())
+    return np.concatenate(blocks)
 
+
+@lru_cache(maxsize=1)  # compiled once, though training measures after each epoch
+def _compiled(network: keras.Model) -> Any:
     @partial(tf.function, jit_compile=True, autograph=False)
     def forward(values: tf.Tensor) -> tf.Tensor:
         for layer in network.layers:
@@ -102,10 +110,7 @@ def predict(network: keras.Model, images: np.ndarray) -> np.ndarray:
             values = layer.activation(portable_matmul(values, kernel) + layer.bias)
         return values
 
-    blocks = [np.empty((0, network.output_shape[1]), np.float32)]
-    for first in range(0, len(images), BLOCK):
-        blocks.append(forward(tf.constant(images[first : first + BLOCK])).numpy())
-    return np.concatenate(blocks)
+    return forward
 
 
 def mean_loss(loss: str, probabilities: np.ndarray, labels: np.ndarray) -> float:

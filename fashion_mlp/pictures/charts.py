@@ -51,9 +51,15 @@ def history(
 ) -> None:
     """Draw loss and accuracy by epoch: the paper's figure 8, its epochs marked where they fit.
 
-    `log` has the values of each epoch from 1, `test` those of the end; it is empty where the test
-    set was left alone. The paper's lines and claim are drawn if this run has as many epochs, or
-    more.
+    Args:
+        path: PNG file to write.
+        language: of the texts.
+        log: `loss` and `accuracy` of each epoch from 1, and `validation_loss` and
+            `validation_accuracy` where images were held out.
+        test: `loss` and `accuracy` on the test set; empty where it was left alone.
+        paper: lines of the paper's log; empty where they can't be compared. They and its claim are
+            drawn if this run has as many epochs as the paper's, or more.
+        claimed_accuracy: what the paper's text says, or None.
     """
     texts, epochs = TEXTS[language], len(log["loss"])
     if paper and epochs < paper[-1].epoch:

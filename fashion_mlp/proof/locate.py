@@ -1,9 +1,9 @@
 """Where a file that differs parts from Keras: the layer, the node, the worst rows, the classes.
 
-Both are run in float64, and everything that Keras' layers compute is looked for among what the
-nodes compute: equal values, reshaped or with axes in another order. What is not found may still be
-right, as a converter merges layers; so it is taken for right where all that is
-computed from it is right.
+Layers and nodes are run in float64 (only the worst rows are of float32's answers), and everything
+that Keras' layers compute is looked for among what the nodes compute: equal values, reshaped or
+with axes in another order. What is not found may still be right, as a converter merges layers; so
+it is taken for right where all that is computed from it is right.
 """
 
 from __future__ import annotations

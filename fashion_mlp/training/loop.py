@@ -161,11 +161,13 @@ class TrainingStep:
         self.model = model
         self.optimizer = optimizer
         self.params = params
+        self.image_shape = image_shape
         self.augmentation = Augmentation(params, image_shape)
         self.workers = workers
         self.loss = keras.losses.get(params.loss)  # a value for each image
         self.draws = [Draws(params.seed, DROPOUT + number) for number in range(len(model.layers))]
-        self.sums = tf.Variable(tf.zeros(2))  # of the epoch: loss times images, right answers
+        # Of the epoch, each image by its weight: losses, right answers, weights.
+        self.sums = tf.Variable(tf.zeros(3))
         # Of each image, what its right class's probability lacks to 1; before the first epoch, all.
         # Of one that mixup blends, what the classes of its label lack, each by its share.
         self.errors = tf.Variable(tf.ones(images))
@@ -184,10 +186,10 @@ class TrainingStep:
         resident = split.images.nbytes <= MEMORY_SHARE * memory_limit()
         if resident and not hasattr(self, "resident"):
             self.resident = Split(*map(tf.constant, split))
-        self.sums.assign(tf.zeros(2))
+        self.sums.assign(tf.zeros(3))
         errors = self.errors.numpy()
         rates = sampling_rates(errors, params.importance_sampling)
-        step, weight = epoch * steps_per_epoch(count, params.batch_size), 0.0
+        step = epoch * steps_per_epoch(count, params.batch_size)
         batching = (rates, params.batch_size, params.steps_per_execution)
         for batches in shuffled_batches(*batching, params.seed, epoch):
             data, numbers = (self.resident, batches) if resident else read_batches(split, batches)
@@ -201,11 +203,11 @@ class TrainingStep:
             if params.importance_sampling:
                 found = self.workers.sum([found])[0] if self.workers else found
                 errors[batches] = found.numpy()
-            step, weight = step + len(batches), weight + weights.sum(dtype=float)
+            step += len(batches)
         self.errors.assign(errors)
         sums = self.workers.sum([self.sums])[0] if self.workers else self.sums
-        loss, accuracy = sums.numpy() / np.float32(weight)
-        return {"loss": float(loss), "accuracy": float(accuracy)}
+        loss, right, weight = sums.numpy()
+        return {"loss": float(loss / weight), "accuracy": float(right / weight)}
 
     def _run(
         self,
@@ -263,7 +265,7 @@ class TrainingStep:
             scaled = self.optimizer.scale_loss(loss)  # by `loss_scale_factor`; `apply` undoes it
         right = tf.cast(keras.metrics.categorical_accuracy(labels, probabilities), tf.float32)
         right = right * weights if self.params.importance_sampling else right
-        self.sums.assign_add(tf.stack([loss * size, tf.reduce_sum(right)]))
+        self.sums.assign_add(tf.stack([loss * size, tf.reduce_sum(right), tf.reduce_sum(weights)]))
         errors = 1 - tf.reduce_sum(rights * probabilities, axis=1)
         errors = tf.pad(errors, [[part.first, size - part.last]])
         return tape.gradient(scaled, self.model.trainable_variables), errors
@@ -291,9 +293,7 @@ class TrainingStep:
         latest = [variable.numpy() for variable in variables]
         if self.optimizer.use_ema:
             self.optimizer.finalize_variable_values(variables)
-        layers = trained_layers(
-            self.model, self.augmentation.image_shape, self.params.inference_blur
-        )
+        layers = trained_layers(self.model, self.image_shape, self.params.inference_blur)
         for variable, value in zip(variables, latest, strict=True):
             variable.assign(value)
         return layers

@@ -16,6 +16,9 @@ WHERE = "params.yaml: train.optimizer"
 # Optimizers and options that sum up all of a gradient: other bits on ARM than on x86
 # (docs/reproducibility.md).
 UNPORTABLE = ("Adafactor", "Lamb", "Muon", "clipnorm", "global_clipnorm")
+# Options whose default, None, does not tell their kind: whole numbers, lists of names.
+COUNTS = ("gradient_accumulation_steps", "ema_overwrite_frequency")
+LISTS = ("exclude_layers",)
 
 
 def make_optimizer(
@@ -44,12 +47,11 @@ def make_optimizer(
                 f"{WHERE}.config.{key} is unknown (value {value!r}); "
                 f"{class_name} knows {', '.join(sorted(known.keys() - {'kwargs', 'name'}))}"
             )
-        if not _fits(value, known[key].default):
-            raise ValueError(
-                f"{WHERE}.config.{key}: expected a value of the kind of Keras' default, "
-                f"{known[key].default!r}; got {value!r}"
-            )
-    options = dict(config)
+        if not _fits(key, value, known[key].default):
+            kind = f"a value of the kind of Keras' default, {known[key].default!r}"
+            kind = "a whole number above 0" if key in COUNTS else kind
+            raise ValueError(f"{WHERE}.config.{key}: expected {kind}; got {value!r}")
+    options = {key: int(it) if key in COUNTS and it else it for key, it in config.items()}
     if schedule == "cosine":
         options["learning_rate"] = keras.optimizers.schedules.CosineDecay(
             config["learning_rate"], steps
@@ -83,17 +85,17 @@ def apply_portably(
         optimizer.apply(gradients, variables)
 
 
-def _fits(value: Any, default: Any) -> bool:
+def _fits(key: str, value: Any, default: Any) -> bool:
     """Say whether an option is of its default's kind: Keras itself would fail in the first step.
 
-    Where the default is None, a number is meant, or a list of names (Muon's `exclude_layers`).
+    Where the default is None, a number is meant, but for `LISTS`.
     """
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
-    if default is None and isinstance(value, list):
-        return all(isinstance(name, str) for name in value)
+    if isinstance(value, list):
+        return key in LISTS and all(isinstance(name, str) for name in value)
     if isinstance(value, int | float):
-        return math.isfinite(value)
+        return math.isfinite(value) and (key not in COUNTS or value == int(value) > 0)
     return default is None and value is None
 
 

@@ -32,8 +32,8 @@ def main() -> None:
     from fashion_mlp.training.workers import join
 
     try:
-        workers = join(chief=False)
-        nothing = Checkpoint(None, identity(params.model_dump(), workers.count))
+        workers = join(chief=False, count=params.train.workers)
+        nothing = Checkpoint(None, identity(params.model_dump()))
         fit(params.train, split, validation, params.dataset.image_shape, nothing, workers)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("start it again together with the others") from None

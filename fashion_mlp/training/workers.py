@@ -146,22 +146,33 @@ def _digest(content: bytes) -> np.ndarray:
     return np.frombuffer(hashlib.sha256(content).digest(), np.int32)
 
 
-def asked() -> bool:
-    """Say whether the environment names several workers."""
-    return TF_CONFIG in os.environ
-
-
-def join(chief: bool) -> Workers:
+def join(chief: bool, count: int) -> Workers | None:
     """Meet the other workers that TF_CONFIG names, before anything is computed.
 
     Args:
         chief: whether the caller is the one that writes.
+        count: how many there must be, `train.workers`: the result's bits depend on it.
+
+    Returns:
+        None for a worker that is alone.
 
     Raises:
-        ValueError: TF_CONFIG is not set or malformed, or names another one than the caller.
+        ValueError: TF_CONFIG is malformed, names another one than the caller, or another number.
         RuntimeError: the workers did not come together.
     """
+    if chief and TF_CONFIG not in os.environ:
+        if count == 1:
+            return None
+        raise ValueError(
+            f"params.yaml: train.workers: {count}, and TF_CONFIG is not set: set it, see "
+            f"docs/workers.md, or train.workers to 1"
+        )
     addresses, number = read_config()
+    if len(addresses) != count:
+        raise ValueError(
+            f"params.yaml: train.workers: expected {len(addresses)}, the number of workers that "
+            f"TF_CONFIG names; got {count}; make them equal"
+        )
     if chief != (number == 0):
         right = "`python -m fashion_mlp.training.worker`" if chief else "`make`, or stage train,"
         raise ValueError(
