@@ -131,7 +131,7 @@ check-sharing:  ## push, pull and damage results on real SSH and S3 servers
 lock:  ## write all requirements.lock; UPGRADE=1: with newest versions
 	@$(TASK) lock
 
-clean:  ## remove the environment and tools' caches; data, models and DVC's cache stay
+clean:  ## remove environments, tools' caches and dist/; data, models and DVC's cache stay
 	@$(TASK) clean
 
 $(UNKNOWN):

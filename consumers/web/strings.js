@@ -33,8 +33,8 @@ export const STRINGS = {
     busy:
       "The background is not plain: {share}% of the photo's edge differs from it. " +
       "Such answers are mostly wrong.",
-    unlike: "This is little like any picture that the network learned from: the answer may mean nothing.",
-    firstOf: "The first of {of} photos: one at a time is named.",
+    unlike: "This hardly resembles any picture the network was trained on: the answer may mean nothing.",
+    firstOf: "Only the first of {of} photos was used.",
     labelRight: "That is its label too.",
     labelWrong: "Its label: {label}.",
     time: "Network: {network} ms.",
@@ -50,8 +50,8 @@ export const STRINGS = {
     limits:
       "It knows these classes and no others: whatever it is shown, it answers with one of them. " +
       "It needs one thing on a plain background.",
-    noNetwork: "The network can't be loaded: {reason}. Reload the page; `make page` writes its files.",
-    noDecoder: "decode.js, which reads photos, can't be loaded.",
+    noNetwork: "A file of the page can't be loaded: {reason}. Reload the page; `make page` writes all its files.",
+    noDecoder: "decode.js, which reads photos, can't be loaded. Reload the page.",
     empty: "The file is empty (0 bytes).",
     notPicture: "This is not a PNG, JPEG, WebP, GIF or BMP picture.",
     noFile: "There is no picture in what was dropped or pasted.",
@@ -98,7 +98,7 @@ export const STRINGS = {
       "Фон неоднороден: от него отличается {share} % края фотографии. " +
       "Такие ответы чаще всего неверны.",
     unlike: "Это мало похоже на то, чему училась сеть: ответ может ничего не значить.",
-    firstOf: "Первое фото из {of}: они узнаются по одному.",
+    firstOf: "Взято только первое фото из {of}.",
     labelRight: "Так и размечено.",
     labelWrong: "Размечено: {label}.",
     time: "Сеть: {network} мс.",
@@ -114,8 +114,8 @@ export const STRINGS = {
     limits:
       "Она знает только эти классы: что ей ни покажи, она ответит одним из них. " +
       "Нужен один предмет на ровном фоне.",
-    noNetwork: "Сеть не загрузилась: {reason}. Обновите страницу; её файлы создаёт `make page`.",
-    noDecoder: "Не загрузился decode.js, который читает фотографии.",
+    noNetwork: "Не загрузился файл страницы: {reason}. Обновите страницу; все её файлы создаёт `make page`.",
+    noDecoder: "Не загрузился decode.js, который читает фотографии. Обновите страницу.",
     empty: "Файл пуст (0 байт).",
     notPicture: "Это не картинка PNG, JPEG, WebP, GIF или BMP.",
     noFile: "В том, что перетащили или вставили, нет картинки.",
