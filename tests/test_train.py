@@ -25,8 +25,9 @@ pytestmark = pytest.mark.usefixtures("engine")
 
 PIXELS, SHAPE = HEIGHT * WIDTH, (HEIGHT, WIDTH)
 OF = {"parameters": "these"}
-# They change the speed alone (but for a GPU's own rounding): all other parameters change weights.
-SPEED = {"steps_per_execution", "device"}
+# They change the speed alone (but for a GPU's own rounding, and several workers', which
+# test_workers.py starts): all other parameters change weights.
+SPEED = {"steps_per_execution", "device", "workers"}
 
 
 def settings(
