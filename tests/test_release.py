@@ -355,7 +355,7 @@ def test_a_release_has_the_exact_model_of_the_preset_accurate(
     [
         (
             {"params": {"params.yaml": {"train": {"epochs": 1}}}},
-            "train.epochs 1, and presets/accurate.yaml has 500",
+            "train.epochs 1, and presets/accurate.yaml has 570",
         ),
         ({"deps": [{"path": "stages/train.py", "md5": "0"}]}, "stage train had other code"),
         (
