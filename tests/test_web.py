@@ -347,7 +347,8 @@ def test_of_several_photos_the_first_is_named_and_the_others_are_counted(page: P
     photos = [encoded(photo(outline=it)) for it in ("trousers", "shoe", "shirt")]
     hand_over(page, "drop", *photos)
     expect(page.locator("#result")).to_contain_text("Trouser")
-    expect(page.locator("#details")).to_have_text(re.compile(r"^The first of 3 photos: "))
+    says = re.compile("^Only the first of 3 photos was used[.] Picture: ")
+    expect(page.locator("#details")).to_have_text(says)
     hand_over(page, "drop", photos[0])
     expect(page.locator("#details")).to_have_text(re.compile("^Picture: "))
 
@@ -456,7 +457,7 @@ def test_missing_file_is_named_in_one_line(blank: Page, address: str) -> None:
     blank.route("**/model.onnx", lambda route: route.fulfill(status=404))
     blank.goto(address)
     error = blank.locator("#error")
-    expect(error).to_contain_text("The network can't be loaded: /web/vendor/model.onnx: 404")
+    expect(error).to_contain_text("A file of the page can't be loaded: /web/vendor/model.onnx: 404")
     expect(error).to_contain_text("`make page`")
     blank.unroute("**/model.onnx")
     blank.click("#strip button:nth-child(1)")  # the next question tries again
@@ -709,7 +710,7 @@ def test_missing_worker_is_reported(blank: Page, address: str) -> None:
     blank.goto(address)
     blank.wait_for_selector("html[data-ready]")
     choose(blank, encoded(photo()))
-    expect(blank.locator("#error")).to_have_text("decode.js, which reads photos, can't be loaded.")
+    expect(blank.locator("#error")).to_contain_text("decode.js, which reads photos, can't be loaded.")
 
 
 def test_classify_is_a_module_for_other_pages(blank: Page, address: str) -> None:
