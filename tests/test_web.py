@@ -710,7 +710,7 @@ def test_missing_worker_is_reported(blank: Page, address: str) -> None:
     blank.goto(address)
     blank.wait_for_selector("html[data-ready]")
     choose(blank, encoded(photo()))
-    expect(blank.locator("#error")).to_contain_text("decode.js, which reads photos, can't be loaded.")
+    expect(blank.locator("#error")).to_contain_text("decode.js, which reads photos")
 
 
 def test_classify_is_a_module_for_other_pages(blank: Page, address: str) -> None:
