@@ -111,10 +111,11 @@ class Team:
         return history, network.get_weights()
 
     def next_checkpoint(self) -> None:
-        """Wait for the chief's next checkpoint."""
+        """Wait for the chief's next checkpoint, as long as all are there."""
         began, saved = time.time(), self.folder / "0/.run"
         while not any(it.stat().st_mtime > began for it in saved.glob("checkpoint")):
-            assert self.processes[0].poll() is None, self.printed(0)
+            ended = [it for it, process in enumerate(self.processes) if process.poll() is not None]
+            assert not ended, "\n".join(f"worker {it}: {self.printed(it)}" for it in ended)
             time.sleep(0.01)
 
     def lose(self, lost: int, how: signal.Signals) -> None:
