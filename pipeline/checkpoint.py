@@ -90,7 +90,9 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, TypeError) as reason:
             self._print(f"checkpoint {path} is not used: {reason}; training starts from epoch 1")
         else:
-            self._print(f"resuming after epoch {self.epochs} ({path}; delete it to start anew)")
+            self._print(
+                f"resuming after epoch {self.epochs} ({path.absolute()}; delete it to start anew)"
+            )
 
     @property
     def epochs(self) -> int:

@@ -68,7 +68,7 @@ def run(main: Callable[[], None], clean_environment: bool = True, is_stage: bool
     except EXPECTED as error:
         if os.environ.get("FASHION_MLP_TRACEBACK") == "1":
             traceback.print_exc()
-        print(f"{stage}: error: {_say(error)}", file=sys.stderr)
+        print(f"{stage}: error: {_say(error).replace('`make`', f'`{again()}`')}", file=sys.stderr)
         if "DVC_STAGE" in os.environ and AGAIN not in os.environ:
             print(f"{stage}: {REMOVED}", file=sys.stderr)
         sys.exit(1)

@@ -53,9 +53,9 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
     engine.start()  # three seconds
 
-    from fashion_mlp.training.optimizer import make_optimizer
+    from fashion_mlp.training.optimizer import try_optimizer
 
-    make_optimizer(**values)
+    try_optimizer(**values)
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.utils.serialize import load_yaml, modify_yaml
 
-from pipeline.params import PARAMS_FILE, Train, check_params
+from pipeline.params import PARAMS_FILE, Train, check_params, load_params
 from tasks.check import check_counts, check_optimizer
 
 
@@ -59,7 +59,7 @@ def apply(preset: Path, folder: Path, seed: str = "") -> None:
 
     Raises:
         ValueError: the preset is no YAML, or what comes out fits neither the schema, nor the data
-            set, nor Keras.
+            set, nor Keras; params.yaml is written where Keras is asked.
         OSError: a file can't be read or written.
     """
     path = folder / PARAMS_FILE
@@ -71,11 +71,16 @@ def apply(preset: Path, folder: Path, seed: str = "") -> None:
         raise ValueError(f"{preset}: expected sections of params.yaml: {reason}") from None
     if seed:
         values["train"]["seed"] = int(seed)
-    params = check_params(values, str(preset))
-    check_counts(params)
-    check_optimizer(params.train.optimizer)
+    check_params(values, str(preset))
     with modify_yaml(str(path)) as written:
         assign(written, values)
+    try:
+        params = load_params(path)
+        check_counts(params)
+        check_optimizer(params.train.optimizer)
+    except ValueError as error:
+        faults = [line.partition(": ")[2] for line in str(error).splitlines()]  # without the file
+        raise ValueError("\n".join(f"{preset}: {fault}" for fault in faults)) from None
 
 
 def main() -> int:

@@ -71,6 +71,11 @@ def test_run_names_the_command_that_goes_on_and_how_results_come_back(tmp_path: 
     assert "brings the committed ones back" in run(tmp_path, body, DVC_STAGE="train").stderr
     of_a_clone = run(tmp_path, body, DVC_STAGE="train", FASHION_MLP_AGAIN=recipe).stderr
     assert of_a_clone.endswith("error: bad\n")
+    body = "Path('missing').read_text()"
+    missing = run(tmp_path, body, FASHION_MLP_AGAIN=recipe).stderr
+    assert missing.endswith(
+        f"missing: No such file or directory; `{recipe}` makes what is missing\n"
+    )
     interrupted = run(tmp_path, "raise KeyboardInterrupt", FASHION_MLP_AGAIN=recipe).stderr
     assert f"`{recipe}` starts this stage again" in interrupted
 

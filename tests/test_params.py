@@ -313,3 +313,15 @@ def test_dvc_changes_one_line_of_the_committed_file(tmp_path: Path) -> None:
     assert [pair for pair in zip(before, after, strict=True) if len(set(pair)) > 1] == [
         pair for pair in zip(before, after, strict=True) if "seed: " in pair[0]
     ]
+
+
+def test_dvc_writes_yaml_when_it_empties_a_list_of_the_committed_file(tmp_path: Path) -> None:
+    text, path = (ROOT / "params.yaml").read_text(encoding="utf-8"), tmp_path / "params.yaml"
+    values = yaml.safe_load(text)
+    lists = [it for it in paths(values) if isinstance(look(values, it), list) and len(it) == 2]
+    assert ("train", "hidden_units") in lists
+    for section, key in lists:
+        path.write_text(text, encoding="utf-8")
+        apply_overrides(path, [f"{section}.{key}=[]"])
+        expected = values | {section: values[section] | {key: []}}
+        assert yaml.safe_load(path.read_text(encoding="utf-8")) == expected

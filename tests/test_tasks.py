@@ -458,7 +458,6 @@ def test_assign_tells_zero_from_false() -> None:
 
 
 def test_a_preset_that_does_not_fit_is_refused_with_its_name(tmp_path: Path) -> None:
-    shutil.copy(ROOT / PARAMS_FILE, tmp_path)
     for text, message in (
         ("train: {epoch: 3}", r"bad\.yaml: train\.epoch is unknown"),
         ("train: [", r"bad\.yaml: expected sections of params\.yaml"),
@@ -468,14 +467,20 @@ def test_a_preset_that_does_not_fit_is_refused_with_its_name(tmp_path: Path) -> 
         ("base: ../bad", r"bad\.yaml: expected sections of params\.yaml"),
         (
             "preprocess: {validation_images: 59500}",
-            r"examples: \[988\] must be below 500",
+            r"^[^:]*bad\.yaml: evaluate\.examples: \[988\] must be below 500",
         ),
         (
             "dataset: {image_shape: [256, 256]}\ntrain: {hidden_units: []}",
-            r"train\.hidden_units: \[\] leaves 65,536 pixels",
+            r"^[^:]*bad\.yaml: train\.hidden_units: \[\] leaves 65,536 pixels",
         ),
         ("train: {hidden_units: [40000]}", r"train\.hidden_units\.0: .*32,?768"),
+        ("train: {random_flip: yes}", r"^[^:]*bad\.yaml: train\.random_flip: expected .* alike"),
+        (
+            "train: {optimizer: {class_name: SGD, config: {learning_rate: 0.1, momentun: 1}}}",
+            r"^[^:]*bad\.yaml: train\.optimizer\.config\.momentun is unknown",
+        ),
     ):
+        shutil.copy(ROOT / PARAMS_FILE, tmp_path)
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=message):
             apply(tmp_path / "bad.yaml", tmp_path)

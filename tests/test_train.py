@@ -364,6 +364,9 @@ ACCUMULATE = "gradient_accumulation_steps"
         ("Muon", {"exclude_layers": [1]}, r"config.exclude_layers: expected .*; got \[1\]"),
         ("SGD", {"clipnorm": ["a"]}, r"config.clipnorm: expected .*, None; got \['a'\]"),
         ("SGD", {"weight_decay": []}, r"config.weight_decay: expected .*, None; got \[\]"),
+        ("SGD", {"momentum": 10**400}, r"config.momentum: expected .*; got 10+"),
+        ("Muon", {"ns_steps": 5.5}, r"config: Muon does not take it: 'float' object cannot be in"),
+        ("Muon", {"exclude_layers": ["("]}, r"config: Muon does not take it: missing \), unterm"),
         ("SGD", {ACCUMULATE: 2.5}, rf"config.{ACCUMULATE}: expected .*; got 2.5"),
         ("SGD", {ACCUMULATE: -2}, rf"config.{ACCUMULATE}: expected a whole number .*; got -2"),
     ],
@@ -372,7 +375,7 @@ def test_make_optimizer_refuses_what_keras_does_not_take(
     class_name: str, config: dict[str, Any], says: str, training: Any
 ) -> None:
     with pytest.raises(ValueError, match=rf"^params.yaml: train.optimizer.{says}.*$") as error:
-        training.optimizer.make_optimizer(class_name, {"learning_rate": 0.1} | config)
+        training.optimizer.try_optimizer(class_name, {"learning_rate": 0.1} | config)
     assert "\n" not in str(error.value)
 
 

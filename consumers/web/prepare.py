@@ -179,7 +179,7 @@ def main() -> int:
             reason = f"{error.filename}: {error.strerror}"
         print(f"page: {reason}; `make`, then `make page`", file=sys.stderr)
         return 1
-    print("page: ready; serve it with: python -m http.server -d consumers/web")
+    print("page: ready; serve it with: python -m http.server -b 127.0.0.1 -d consumers/web")
     return 0
 
 

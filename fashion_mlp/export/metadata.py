@@ -44,7 +44,8 @@ def describe(model: ModelProto, known: Mapping[str, Any], scaled: bool) -> None:
     it is `scaled`, and bytes otherwise.
     """
     height, width = known["image_shape"]
-    steps = f"{height}x{width} image, grey, light on dark, flattened row by row"
+    look = "grey, light on dark" if known["photos"] == "trimmed" else "grey"
+    steps = f"{height}x{width} image, {look}, flattened row by row"
     model.doc_string = f"{known['dataset']} classifier, {height * width} pixels to probabilities"
     entries = {
         # onnx, docs/MetadataProps.md

@@ -57,8 +57,8 @@ def history(
         log: `loss` and `accuracy` of each epoch from 1, and `validation_loss` and
             `validation_accuracy` where images were held out.
         test: `loss` and `accuracy` on the test set; empty where it was left alone.
-        paper: lines of the paper's log; empty where they can't be compared. They and its claim are
-            drawn if this run has as many epochs as the paper's, or more.
+        paper: lines of the paper's log, drawn with its claim if this run has as many epochs, or
+            more; empty where they can't be compared.
         claimed_accuracy: what the paper's text says, or None.
     """
     texts, epochs = TEXTS[language], len(log["loss"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -16,9 +16,12 @@ WHERE = "params.yaml: train.optimizer"
 # Optimizers and options that sum up all of a gradient: other bits on ARM than on x86
 # (docs/reproducibility.md).
 UNPORTABLE = ("Adafactor", "Lamb", "Muon", "clipnorm", "global_clipnorm")
-# Options whose default, None, does not tell their kind: whole numbers, lists of names.
+# Options whose default, None, does not tell their kind: whole numbers, lists of patterns.
 COUNTS = ("gradient_accumulation_steps", "ema_overwrite_frequency")
 LISTS = ("exclude_layers",)
+LARGEST = float(np.finfo(np.float32).max)
+# What Keras raises where an option is wrong, some in the first step.
+REFUSALS = (TypeError, ValueError, AttributeError, ArithmeticError, re.error, tf.errors.OpError)
 
 
 def make_optimizer(
@@ -59,9 +62,23 @@ def make_optimizer(
     try:
         # Named, as Keras would count the optimizers of the process, and the file would say so.
         return found(**options, name=class_name)
-    except (TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{WHERE}.config: {class_name} does not take it: {reason}") from None
+    except REFUSALS as error:
+        raise _refused(class_name, error) from None
+
+
+def _refused(class_name: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(f"{WHERE}.config: {class_name} does not take it: {reason}")
+
+
+def try_optimizer(class_name: str, config: Mapping[str, Any]) -> None:
+    """Make an optimizer and have it take a step.
+
+    Raises:
+        ValueError: as `make_optimizer`'s and `apply_portably`'s.
+    """
+    weight = keras.Variable(np.ones((2, 2), np.float32))
+    apply_portably(make_optimizer(class_name, config), [tf.ones((2, 2))], [weight])
 
 
 def apply_portably(
@@ -74,6 +91,9 @@ def apply_portably(
     XLA rewrites a / sqrt(b) as a * rsqrt(b) and computes rsqrt from the processor's own estimate,
     which differs by maker. It does not see the root in max(sqrt(b), the smallest normal number),
     which has the same value for every b but 0; there 0 / 0 becomes 0.
+
+    Raises:
+        ValueError: the optimizer does not take its configuration after all.
     """
     root = tf.math.sqrt  # which keras.ops.sqrt looks up at each call
 
@@ -82,7 +102,10 @@ def apply_portably(
         return tf.maximum(found, np.finfo(found.dtype.as_numpy_dtype).tiny)
 
     with patch.object(tf.math, "sqrt", hidden):
-        optimizer.apply(gradients, variables)
+        try:
+            optimizer.apply(gradients, variables)
+        except REFUSALS as error:
+            raise _refused(optimizer.name, error) from None
 
 
 def _fits(key: str, value: Any, default: Any) -> bool:
@@ -95,7 +118,7 @@ def _fits(key: str, value: Any, default: Any) -> bool:
     if isinstance(value, list):
         return key in LISTS and all(isinstance(name, str) for name in value)
     if isinstance(value, int | float):
-        return math.isfinite(value) and (key not in COUNTS or value == int(value) > 0)
+        return abs(value) <= LARGEST and (key not in COUNTS or value == int(value) > 0)
     return default is None and value is None
 
 
