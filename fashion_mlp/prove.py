@@ -50,7 +50,7 @@ def load_images(path: Path) -> list[np.ndarray]:
         raise
     except Exception as error:  # NumPy parses a header as Python: damaged, it raises anything
         raise ValueError(f"{path}: not a whole .npy or .npz file ({error})") from None
-    for array in arrays:
+    for array in map(np.asarray, arrays):
         if not array.ndim or array.dtype.kind not in "fiub":
             raise ValueError(
                 f"{path}: expected numbers of shape (n, …), got {array.dtype} {array.shape}"
@@ -98,6 +98,9 @@ def main() -> None:
     """Compare the files of the command line; exit with the status that the docstring says."""
     options = parse()
     try:
+        for path in (options.keras, options.onnx, options.images):
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise ValueError(f"{path}: expected a file, got a pipe or a device")
         images = load_images(options.images)
         engine.start()
 

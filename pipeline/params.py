@@ -69,6 +69,7 @@ Float = Annotated[
     BeforeValidator(_number_from_text),
     Field(allow_inf_nan=False),
 ]
+Count = Annotated[Int, Field(ge=1, le=1_000_000)]  # what fits no machine is refused here
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -214,8 +215,8 @@ class Train(Section):
     )
     optimizer: Optimizer = Optimizer()
     learning_rate_schedule: Literal["constant", "cosine"] = "constant"
-    batch_size: Annotated[Int, Field(ge=1)] = 200
-    epochs: Annotated[Int, Field(ge=1)] = 100
+    batch_size: Count = 200
+    epochs: Count = 100
     standardize: bool = False
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     importance_sampling: Annotated[Float, Field(ge=0, lt=1)] = 0.0
@@ -227,8 +228,8 @@ class Train(Section):
     mixup: Annotated[Float, Field(ge=0, le=1)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["cpu", "gpu"] = "cpu"
-    workers: Annotated[Int, Field(ge=1)] = 1
-    steps_per_execution: Annotated[Int, Field(ge=1)] = 100
+    workers: Count = 1
+    steps_per_execution: Count = 100
 
 
 class Evaluate(Section):
@@ -236,16 +237,14 @@ class Evaluate(Section):
 
     language: Literal["en", "ru"] = "en"
     test: bool = False
-    calibration_bins: Annotated[Int, Field(ge=1)] = 15
+    calibration_bins: Count = 15
     examples: list[Annotated[Int, Field(ge=0)]] = [0, 3, 156, 988]
 
 
 class Export(Section):
     """Stage `export`: the form of the ONNX file, and at which batch sizes it is compared."""
 
-    batch_sizes: Annotated[list[Annotated[Int, Field(ge=1)]], Field(min_length=1)] = [
-        1, 7, 1000, 10000,
-    ]  # fmt: skip
+    batch_sizes: Annotated[list[Count], Field(min_length=1)] = [1, 7, 1000, 10000]
     opset: Annotated[Int, Field(ge=13, le=18)] = 13
     ir_version: Annotated[Int, Field(ge=7, le=10)] = 8
 

@@ -73,6 +73,8 @@ def main() -> int:
     """Serve until Ctrl-C, on a port that may be given."""
     port = sys.argv[1] if len(sys.argv) > 1 else str(PORT)
     try:
+        if not port.isdecimal():
+            raise ValueError("expected a number")
         server = HTTPServer(("127.0.0.1", int(port)), Handler)
     except (OSError, ValueError, OverflowError) as error:
         print(f"watch: error: port {port}: {error}; make watch PORT=8002", file=sys.stderr)

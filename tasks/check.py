@@ -6,10 +6,21 @@ the last run. Runs inside .venv.
 
 from __future__ import annotations
 
+import os
 import sys
 
+from fashion_mlp.paths import MODEL
 from pipeline.guard import look_at_machine
-from pipeline.params import FILES, MOST_INPUTS, Optimizer, Params, load_params
+from pipeline.params import (
+    FILES,
+    MOST_INPUTS,
+    PARAMS_FILE,
+    Optimizer,
+    Params,
+    Train,
+    load_params,
+)
+from pipeline.records import read_values, recorded, take
 
 LABELS_HEADER = 8  # bytes in front of the labels in an IDX file
 CHECKED = Optimizer().config.model_dump().keys()  # options that the schema itself knows
@@ -22,6 +33,11 @@ def check_counts(params: Params) -> None:
         ValueError: more are held out, or shown, than there are; more pixels than export takes.
     """
     images = params.fetch.files[FILES[1]].bytes - LABELS_HEADER
+    if images < 1:
+        raise ValueError(
+            f"params.yaml: fetch.files.{FILES[1]}.bytes: expected more than the header's "
+            f"{LABELS_HEADER}, got {images + LABELS_HEADER}"
+        )
     held_out = params.preprocess.validation_images
     if held_out >= images:
         raise ValueError(
@@ -38,6 +54,28 @@ def check_counts(params: Params) -> None:
             f"params.yaml: train.hidden_units: [] leaves {params.dataset.pixels:,} pixels to the "
             f"last layer, and the exact model has room for {MOST_INPUTS:,}; name a hidden layer"
         )
+
+
+def check_machine(train: Train) -> None:
+    """Check that stage train finds its GPU and its workers, if it will run for other parameters.
+
+    Raises:
+        ValueError: TF_CONFIG names another number of workers, or is malformed.
+        RuntimeError: there is no GPU.
+    """
+    if train.device == "cpu" and train.workers == 1 and "TF_CONFIG" not in os.environ:
+        return
+    _, before = recorded().get(str(MODEL), ("", {}))
+    values = read_values(PARAMS_FILE)
+    if before and before == {key: take(values, key) for key in before}:
+        return
+    from fashion_mlp.network import engine
+
+    engine.start(train.device)
+
+    from fashion_mlp.training.workers import find_workers
+
+    find_workers(chief=True, count=train.workers)
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
@@ -64,6 +102,7 @@ def main() -> int:
         look_at_machine()
         params = load_params()
         check_counts(params)
+        check_machine(params.train)
         check_optimizer(params.train.optimizer)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"make: {error}; nothing was run", file=sys.stderr)

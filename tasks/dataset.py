@@ -107,13 +107,16 @@ def add_class(found: Found, split: str, folder: Path) -> None:
     pictures = entries(folder, found)
     if not pictures:
         found.faults.append(f"{printable(folder)}: no picture in this folder")
+    label = unicodedata.normalize("NFC", folder.name)  # macOS writes é as two characters
+    if any((split, label) == one[:2] for one in found.files):
+        found.faults.append(f"{printable(folder)}: a second folder of the class {label!r}")
     for path in pictures:
         if path.is_dir():
             found.faults.append(
                 f"{printable(path)}: a folder in a class's folder; expected pictures"
             )
-        else:  # macOS writes é as two characters
-            found.files.append((split, unicodedata.normalize("NFC", folder.name), path))
+        else:
+            found.files.append((split, label, path))
 
 
 def entries(folder: Path, found: Found) -> list[Path]:
@@ -232,6 +235,7 @@ def write(files: Mapping[str, bytes], values: Mapping[str, Any]) -> None:
         shutil.copyfile(PARAMS_FILE, temporary)
         with modify_yaml(str(temporary)) as written:
             assign(written, values)
+        load_params(temporary)
 
 
 def make(folder: Path, name: str, shape: tuple[int, int], photos: str) -> list[str]:

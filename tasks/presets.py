@@ -15,11 +15,13 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from dvc.exceptions import DvcException
 from dvc.utils.serialize import load_yaml, modify_yaml
+from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
 from pipeline.params import PARAMS_FILE, Train, check_params, load_params
-from tasks.check import check_counts, check_optimizer
+from tasks.check import check_counts, check_machine, check_optimizer
 
 
 def overlay(values: Mapping[str, Any], preset: Path) -> dict[str, Any]:
@@ -49,7 +51,21 @@ def assign(node: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
         if isinstance(old, MutableMapping) and isinstance(value, Mapping):
             assign(old, value)
         elif old != value or isinstance(old, bool) != isinstance(value, bool) or key not in node:
-            node[key] = value
+            node[key] = quoted(value)
+
+
+def quoted(value: Any) -> Any:
+    """Quote the texts that YAML 1.1 reads as something else, such as `no` and `12:30`."""
+    if isinstance(value, Mapping):
+        return {key: quoted(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [quoted(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return value if yaml.safe_load(value) == value else SingleQuotedScalarString(value)
+    except (yaml.YAMLError, ValueError):
+        return SingleQuotedScalarString(value)
 
 
 def apply(preset: Path, folder: Path, seed: str = "") -> None:
@@ -68,6 +84,8 @@ def apply(preset: Path, folder: Path, seed: str = "") -> None:
         values = overlay(load_yaml(str(path)), preset)
     except (DvcException, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, RecursionError):
+            reason = "it nests too deeply, or `base` leads in a circle"
         raise ValueError(f"{preset}: expected sections of params.yaml: {reason}") from None
     if seed:
         values["train"]["seed"] = int(seed)
@@ -77,6 +95,7 @@ def apply(preset: Path, folder: Path, seed: str = "") -> None:
     try:
         params = load_params(path)
         check_counts(params)
+        check_machine(params.train)
         check_optimizer(params.train.optimizer)
     except ValueError as error:
         faults = [line.partition(": ")[2] for line in str(error).splitlines()]  # without the file

@@ -11,6 +11,7 @@ Runs inside .venv.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -24,7 +25,7 @@ import psutil
 import yaml
 
 from pipeline.files import md5
-from pipeline.guard import ALONE, CHECKPOINT, PIPELINE, alone
+from pipeline.guard import ALONE, CHECKPOINT, PIPELINE, alone, read_stage
 from pipeline.params import PARAMS_FILE
 from pipeline.records import BY_HAND, LOCK
 from tasks.processes import DATABASES, STATE, answer, explain
@@ -40,6 +41,7 @@ OWN_FILES = (
 # Folders that a file may lie in place of, here and in DVC's cache.
 OWN_FOLDERS = (Path(".dvc/tmp"), Path(".dvc/tmp/exps"), DATABASES, KERAS.parent)
 CACHE_FOLDERS = ("files", "files/md5", "files/md5/??", "runs", "runs/*", "runs/*/*")
+MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 UNREADABLE = (ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError, OSError)
 
 
@@ -113,6 +115,7 @@ def texts(cache: Path) -> Iterator[Damage]:
             validate(yaml.safe_load(text), COMPILED_LOCKFILE_SCHEMA, text=text, path=str(LOCK))
             if any(entry.get("hash", "md5") != "md5" for entry in entries_of()):
                 raise ValueError
+            outputs_of()
     except (*UNREADABLE, DvcException):
         yield Damage(LOCK, "not what DVC writes")
     folders = [cache, *(path for of in CACHE_FOLDERS for path in cache.glob(of))]
@@ -158,8 +161,18 @@ def entries_of(lock: Path = LOCK, keys: tuple[str, ...] = ("deps", "outs")) -> l
 
 
 def outputs_of(lock: Path = LOCK) -> dict[str, str]:
-    """Read the MD5 of each output that dvc.lock records, by path."""
-    return {entry["path"]: entry["md5"] for entry in entries_of(lock, ("outs",))}
+    """Read the MD5 of each output that dvc.lock records and dvc.yaml declares, by path.
+
+    Raises:
+        ValueError: one is no MD5; what would be removed follows from path and MD5.
+    """
+    pipeline = lock.with_name(PIPELINE.name)
+    stages = [read_stage(name, pipeline) for name in read_stages(pipeline)]
+    declared = {path.as_posix() for stage in stages if stage for path in stage.outs}
+    found = {entry["path"]: entry["md5"] for entry in entries_of(lock, ("outs",))}
+    if wrong := [path for path, number in found.items() if not MD5.fullmatch(number)]:
+        raise ValueError(f"{lock}: {wrong[0]}: expected an MD5, got {found[wrong[0]]}")
+    return {path: number for path, number in found.items() if path in declared}
 
 
 def read_stages(pipeline: Path) -> dict[str, Any]:
@@ -171,7 +184,9 @@ def read_stages(pipeline: Path) -> dict[str, Any]:
     """
     try:
         stages: dict[str, Any] = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        if not all(isinstance(stage, dict) for stage in stages.values()):
+            raise TypeError
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{pipeline}: expected stages, as DVC reads them") from None
     return stages
 

@@ -202,13 +202,18 @@ def default(field: Mapping[str, Any]) -> str:
 
 
 def comments(text: str) -> dict[str, str]:
-    """Read the comment behind each key of params.yaml, by dotted key."""
-    found, path = {}, dict[int, str]()
-    for indent, key, comment in re.findall(r"^( *)(\w+):[^#\n]*(?:# *(.*))?$", text, re.M):
-        path = {depth: name for depth, name in path.items() if depth < len(indent)}
-        path[len(indent)] = key
-        if comment:
-            found[".".join(path.values())] = comment
+    """Read the comment behind each key of params.yaml, or the line above it, by dotted key."""
+    found, path, above = {}, dict[int, str](), ("", "")
+    for line in text.splitlines():
+        if match := re.fullmatch(r"( *)(\w+):[^#]*(?:# *(.*))?", line):
+            indent, key, comment = match.groups()
+            path = {depth: name for depth, name in path.items() if depth < len(indent)}
+            path[len(indent)] = key
+            if not comment and [it[:1] == "#" for it in above] == [False, True]:  # of one line
+                comment = above[1].strip("# ")
+            if comment:
+                found[".".join(path.values())] = comment
+        above = (above[1], line.strip())
     return found
 
 

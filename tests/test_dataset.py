@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -219,6 +220,23 @@ def test_cyrillic_names_are_the_russian_ones(clothes: Path) -> None:
     assert params.dataset.class_names.given == {"ru": ["Рубашки", "Туфли"]}
     assert params.evaluate.language == "ru"
     assert params.dataset.names("en") == ["Рубашки", "Туфли"]
+
+
+def test_names_that_yaml_reads_as_something_else_stay_names(clothes: Path) -> None:
+    (clothes / "Shirts").rename(clothes / "no")
+    (clothes / "Shoes").rename(clothes / "12:30")
+    assert dataset.main(["--name=on", "clothes"]) == 0
+    params = load_params()
+    assert (params.dataset.name, params.dataset.names("en")) == ("on", ["12:30", "no"])
+
+
+def test_two_folders_of_one_class_are_refused(
+    clothes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for form in ("NFC", "NFD"):
+        shutil.copytree(clothes / "Shoes", clothes / unicodedata.normalize(form, "été"))
+    (fault,) = fails(clothes.parent, capsys)[:1]
+    assert "a second folder of the class 'été'" in fault
 
 
 @pytest.mark.parametrize("shape", ["28", "0x28", "28x", "x", "28x28x3", "28x257"])

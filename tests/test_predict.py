@@ -234,6 +234,15 @@ def test_network_says_what_is_done_to_photos(photos: str, model: Path) -> None:
         assert predict.Network(model).photos == photos
 
 
+def test_network_refuses_a_model_for_batches_of_another_size(model: Path) -> None:
+    network = onnx.load(model)
+    for value in (*network.graph.input, *network.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(network, model)
+    with pytest.raises(ValueError, match=r"expected .* \[N, 784\] .*, got .* \[2, 784\]"):
+        predict.Network(model)
+
+
 def test_network_takes_bytes_where_the_model_does(model: Path, shirt: Path) -> None:
     network = onnx.load(model)
     network.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
@@ -278,7 +287,8 @@ def test_main_ends_quietly_where_nobody_reads_on(model: Path, shirt: Path) -> No
         ("{photo} > /dev/full", "standard output: No space left on device"),
         ("{photo} >&-", "standard output is closed"),
         ("- <&-", "-: standard input is closed"),
-        ("{photo} --save {photo}", "[Errno 17] File exists: '{photo}'"),
+        ("{photo} --save {photo}", "--save: {photo}: File exists"),
+        ("{photo} --save /proc", "{photo}: --save: /proc/shirt.png.png: No such file or directory"),
     ],
 )
 def test_main_says_in_one_line_where_it_cannot_read_or_write(
@@ -316,8 +326,10 @@ def test_main_refuses_another_language(model: Path) -> None:
 
 
 METADATA = {"class_names": json.dumps(NAMES), "image_shape": "[28, 28]"}
-DAMAGED = [{"image_shape": it} for it in ("[28, x]", "28", '"ab"', "[28]")]
-DAMAGED += [{"class_names": it} for it in ("{}", '{"en": 5}', '{"en": ["a"], "ru": []}')]
+SHAPES = ("[28, x]", "28", '"ab"', "[28]", "[Infinity, 28]", "[-28, -28]")
+LISTS = ("{}", '{"en": 5}', '{"en": ["a"], "ru": []}', '{"en": "abcdefghij"}', '{"en": [["a"]]}')
+DAMAGED = [{"image_shape": it} for it in SHAPES]
+DAMAGED += [{"class_names": it} for it in (*LISTS, "[" * 100_000)]
 OTHER_SHAPE = "expected tensor(float) or tensor(uint8) [N, 1024] → probabilities [N, 10], got "
 
 

@@ -1,8 +1,10 @@
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,6 +132,11 @@ def sequence_in(model: onnx.ModelProto) -> None:
     kind.CopyFrom(helper.make_sequence_type_proto(kind))
 
 
+def sequence_out(model: onnx.ModelProto) -> None:
+    kind = model.graph.output[0].type
+    kind.CopyFrom(helper.make_sequence_type_proto(kind))
+
+
 def operator_of_another(model: onnx.ModelProto) -> None:
     model.graph.node[0].domain = "mine"
     model.opset_import.append(helper.make_opsetid("mine", 1))
@@ -144,6 +151,7 @@ TAKES = r"input image: Keras takes rows of float32 \(9,\), the file of "
         (bytes_in, TAKES + r"uint8 \(9,\)"),
         (square_in, TAKES + r"float32 \(3, 3\)"),
         (sequence_in, TAKES + "None"),
+        (sequence_out, "output .*: expected numbers, got sequence"),
         (operator_of_another, "onnx's reference does not take the model: "),
     ],
 )
@@ -326,6 +334,11 @@ def test_files_that_are_none_of_the_three_are_refused(pair: Pair) -> None:
         load_onnx(bad)
     with pytest.raises(ValueError, match=r"bad\.h5: not a whole \.npy .*magic string"):
         prove.load_images(bad)
+    text = pair.folder / "text.npz"
+    with zipfile.ZipFile(text, "w") as archive:
+        archive.writestr("notes.txt", "not numbers")
+    with pytest.raises(ValueError, match=r"text\.npz: expected numbers of shape \(n, …\), got \|S"):
+        prove.load_images(text)
     with pytest.raises(ValueError, match=r"bad\.h5: not a \.keras file"):
         study(bad, [make_images(3, PIXELS)])
 
@@ -377,3 +390,8 @@ def test_the_command_says_in_one_line_what_it_can_not_read(
         prove.main()
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"prove: error: {files[0]}: not a .keras file"
+    os.mkfifo(pair.folder / "pipe")  # which would be waited for forever
+    monkeypatch.setattr(sys, "argv", ["prove", *files[:2], str(pair.folder / "pipe")])
+    with pytest.raises(SystemExit, match="2"):
+        prove.main()
+    assert "pipe: expected a file, got a pipe or a device" in capsys.readouterr().err

@@ -169,6 +169,21 @@ STATES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("forged", ["path: {victim}\n", "md5: 00{victim}\n"])
+def test_heal_removes_nothing_that_dvc_yaml_does_not_name(
+    forged: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    good, lock, victim = tiny.results(), tiny.folder / "dvc.lock", tmp_path / "thesis.txt"
+    victim.write_text("years of work")
+    kind, text = forged.partition(":")[0], lock.read_text(encoding="utf-8")
+    lock.write_text(re.sub(rf"(?<=    ){kind}: .*\n", forged.format(victim=victim), text))
+    assert lock.read_text(encoding="utf-8") != text
+    tiny.run("make", "heal")
+    assert victim.read_text() == "years of work"
+    tiny.good("make")
+    assert tiny.results() == good
+
+
 @pytest.mark.parametrize("name", STATES)
 def test_make_goes_on_from_damaged_state(tiny: Tiny, name: str) -> None:
     good = tiny.results()
@@ -442,6 +457,14 @@ def test_a_preset_keeps_the_comments(tmp_path: Path) -> None:
     assert "\n  seed: 8\n" in written
 
 
+def test_a_preset_s_texts_stay_texts(tmp_path: Path) -> None:
+    shutil.copy(ROOT / PARAMS_FILE, tmp_path)
+    (tmp_path / "odd.yaml").write_text("dataset: {name: 'on', license: '12:30'}")
+    apply(tmp_path / "odd.yaml", tmp_path)
+    written = yaml.safe_load((tmp_path / PARAMS_FILE).read_text(encoding="utf-8"))
+    assert (written["dataset"]["name"], written["dataset"]["license"]) == ("on", "12:30")
+
+
 def test_a_preset_keeps_what_its_base_says_of_training(tmp_path: Path) -> None:
     shutil.copy(ROOT / PARAMS_FILE, tmp_path)
     (tmp_path / "low.yaml").write_text("train: {epochs: 7, dropout: 0.3}")
@@ -463,7 +486,7 @@ def test_a_preset_that_does_not_fit_is_refused_with_its_name(tmp_path: Path) -> 
         ("train: [", r"bad\.yaml: expected sections of params\.yaml"),
         ("- train", r"bad\.yaml: expected sections of params\.yaml"),
         ("base: nothing", r"bad\.yaml: expected sections of params\.yaml.*nothing\.yaml"),
-        ("base: bad", r"bad\.yaml: expected sections of params\.yaml"),
+        ("base: bad", r"bad\.yaml: expected sections of params\.yaml: .* leads in a circle"),
         ("base: ../bad", r"bad\.yaml: expected sections of params\.yaml"),
         (
             "preprocess: {validation_images: 59500}",

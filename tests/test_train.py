@@ -367,6 +367,7 @@ ACCUMULATE = "gradient_accumulation_steps"
         ("SGD", {"momentum": 10**400}, r"config.momentum: expected .*; got 10+"),
         ("Muon", {"ns_steps": 5.5}, r"config: Muon does not take it: 'float' object cannot be in"),
         ("Muon", {"exclude_layers": ["("]}, r"config: Muon does not take it: missing \), unterm"),
+        ("SGD", {ACCUMULATE: 1e30}, rf"config.{ACCUMULATE}: expected .*; got 1e\+30"),
         ("SGD", {ACCUMULATE: 2.5}, rf"config.{ACCUMULATE}: expected .*; got 2.5"),
         ("SGD", {ACCUMULATE: -2}, rf"config.{ACCUMULATE}: expected a whole number .*; got -2"),
     ],

@@ -20,7 +20,8 @@ from checks.sandbox import edited, environment, files
 from checks.small_data import Data
 from pipeline.environment import ROOT
 from pipeline.params import Train
-from tests.conftest import TRAIN, small_values
+from tests.conftest import TRAIN, paper_values, small_values
+from tests.processes import run
 
 WORKERS = ["localhost:1", "localhost:2"]
 # 249 images in batches of 60: the last one has 9, four for one worker and five for the other.
@@ -231,7 +232,9 @@ def config(index: Any, **jobs: Any) -> str:
     "text",
     ["", "[]", "{}", config(2, worker=WORKERS), config(-1, worker=WORKERS), config("0", worker=[]),
      config(0, chief=["localhost:3"], worker=WORKERS), config(0, worker=["localhost"]),
-     config(0, worker=["localhost:65536"]), config(0, worker=[5001])],
+     config(0, worker=["localhost:65536"]), config(0, worker=[5001]), config(0.0, worker=WORKERS),
+     config(True, worker=WORKERS), config(0, worker={"localhost:1": 1}),
+     config(0, worker=WORKERS[:1] * 2), config(0, worker=["x" * 100 + ":1"])],
 )  # fmt: skip
 def test_read_config_takes_what_tensorflow_takes_and_nothing_else(
     training: Any, text: str, monkeypatch: pytest.MonkeyPatch
@@ -272,3 +275,27 @@ def test_join_refuses_what_can_not_meet(
     with socket.create_server(("127.0.0.1", int(here.split(":")[1]))):
         says = f"worker 0 ({here}) can't listen at its port: Address already in use; "
         assert says in refusal()
+
+
+def test_make_looks_for_workers_and_a_gpu_before_anything_is_removed(tmp_path: Path) -> None:
+    """If the result that is there has other parameters."""
+
+    def check(lock: bool = False, **train: Any) -> tuple[int, str]:
+        images = {"fetch.files.train-labels-idx1-ubyte.bytes": 60008}
+        values = edited(paper_values(), {f"train.{key}": it for key, it in train.items()} | images)
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True))
+        out = {"path": "models/fashion_mlp.keras", "md5": "0" * 32}
+        stage = {"outs": [out], "params": {"params.yaml": {"train": values["train"]}}}
+        (tmp_path / "dvc.lock").write_text(
+            yaml.safe_dump({"stages": {"train": stage}} if lock else {})
+        )
+        done = run(tmp_path, sys.executable, "-m", "tasks.check", CUDA_VISIBLE_DEVICES="")
+        return done.returncode, done.stderr
+
+    status, line = check(workers=2)
+    assert (status, line.count("\n")) == (1, 1)
+    assert "train.workers: 2, and TF_CONFIG is not set" in line
+    status, line = check(device="gpu")
+    assert (status, line.count("\n")) == (1, 1)
+    assert "train.device: expected a GPU that TensorFlow can use, found none" in line
+    assert check(lock=True, workers=2, device="gpu") == (0, "")

@@ -353,10 +353,15 @@ class Network:
             raise ValueError(f"{path}: no {', '.join(sorted(lacking))} in its metadata")
         try:
             self.names: dict[str, list[str]] = dict(json.loads(metadata["class_names"]))
-            if len({len(names) for names in self.names.values()}) != 1:
+            lists = self.names.values()
+            if not all(isinstance(it, list) and {*map(type, it)} == {str} for it in lists):
+                raise ValueError("expected names, a list of texts for each language")
+            if len({len(names) for names in lists}) != 1:
                 raise ValueError("expected as many names in each language")
             height, width = map(int, json.loads(metadata["image_shape"]))
-        except (ValueError, TypeError) as error:
+            if min(height, width) < 1:
+                raise ValueError(f"expected an image, got {height} by {width} pixels")
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path}: class_names, image_shape in metadata: {error}") from None
         self.shape = (height, width)
         self.photos = metadata.get("photos", "trimmed")
@@ -375,7 +380,8 @@ class Network:
         shapes = {one.name: one.shape for one in self.session.get_outputs()}
         self.dtype = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}.get(given.type)
         found = (given.shape[1:], shapes.get(OUTPUT, [])[1:])
-        if more or not self.dtype or found != ([height * width], [classes]):
+        fixed = isinstance(given.shape[0], int) and given.shape[0] != 1  # batches of another size
+        if more or fixed or not self.dtype or found != ([height * width], [classes]):
             raise ValueError(
                 f"{path}: expected tensor(float) or tensor(uint8) [N, {height * width}] → "
                 f"{OUTPUT} [N, {classes}], got {given.type} {given.shape} → {shapes}"
@@ -429,12 +435,15 @@ def name_photo(network: Network, path: Path, language: str, save: Path | None) -
             raise ValueError("no file in this folder")
         picture, edge = see(read_photo(path), network.shape, network.photos)
         probabilities = network.predict(picture)
-        if save:
-            name = "stdin" if path == STDIN else path.name
-            Image.fromarray(picture).save(unused(save / f"{name}.png"))
     except (OSError, ValueError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return {"file": str(path), "error": reason or type(error).__name__}
+    if save:
+        target = unused(save / f"{'stdin' if path == STDIN else path.name}.png")
+        try:
+            Image.fromarray(picture).save(target)
+        except OSError as error:
+            return {"file": str(path), "error": f"--save: {target}: {error.strerror or error}"}
     best = int(probabilities.argmax())
     names = network.names[language]
     rows = zip(names, probabilities, strict=True)
@@ -488,7 +497,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"--language: the model has {', '.join(network.names)}")
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        print(f"predict: --save: {options.save}: {error.strerror}", file=sys.stderr)
+        return 2
+    except ValueError as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2
     results = []
@@ -496,11 +508,13 @@ def main(arguments: list[str] | None = None) -> int:
         result = name_photo(network, path, language, options.save)
         results.append(result)
         if "error" not in result and not options.json:
-            print(f"{printable(path)}: {result['class']}, {result['probability']:.4f}")
+            name = printable(result["class"])
+            print(f"{printable(path)}: {name}, {result['probability']:.4f}")
         for said in {"error", "warning"} & result.keys():
             print(f"predict: {printable(path)}: {result[said]}", file=sys.stderr)
     if options.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        ascii_only = (sys.stdout.encoding or "utf-8").lower() != "utf-8"
+        print(json.dumps(results, indent=2, ensure_ascii=ascii_only))
     return int(any("error" in result for result in results))
 
 

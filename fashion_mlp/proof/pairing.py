@@ -27,6 +27,11 @@ class Beside:
         self.known, self.model = known, model
         self.feeds = feeds_of(known, model)  # Keras' inputs, by the file's names
         self._names = [value.name for value in model.graph.output]
+        for value in model.graph.output:
+            tensor = value.type.WhichOneof("value") in (None, "tensor_type")
+            if not tensor or value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+                kind = "texts" if tensor else value.type.WhichOneof("value")
+                raise ValueError(f"output {value.name}: expected numbers, got {kind}")
         self.outputs = in_order(self._names, known.output_names)  # the file's, in Keras' order
         if len(self.outputs) != len(known.double):
             raise ValueError(

@@ -118,7 +118,7 @@ def _fits(key: str, value: Any, default: Any) -> bool:
     if isinstance(value, list):
         return key in LISTS and all(isinstance(name, str) for name in value)
     if isinstance(value, int | float):
-        return abs(value) <= LARGEST and (key not in COUNTS or value == int(value) > 0)
+        return abs(value) <= LARGEST and (key not in COUNTS or 2**31 > value == int(value) > 0)
     return default is None and value is None
 
 

@@ -43,16 +43,19 @@ def read_config() -> tuple[list[str], int]:
         config = json.loads(text)
         workers, number = config["cluster"]["worker"], config["task"]["index"]
         formed = all(host and 0 < port < 2**16 for host, port in map(_address, workers))
-        if formed and [*config["cluster"]] == ["worker"] and number in range(len(workers)):
+        formed &= isinstance(workers, list) and len({*workers}) == len(workers)
+        formed &= type(number) is int and number in range(len(workers))
+        if formed and [*config["cluster"]] == ["worker"]:
             return workers, number
     raise ValueError(
         'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
-        f'"worker", "index": 0}}}}, the index one into the list, got {text}'
+        f'"worker", "index": 0}}}}, each address once, the index one into the list, got {text}'
     )
 
 
 def _address(worker: str) -> tuple[str, int]:
     host, _, port = worker.rpartition(":")
+    host.encode("idna")  # which connecting to it does
     return host.strip("[]"), int(port)  # of IPv6: [::1]:5001
 
 
@@ -149,6 +152,36 @@ def _digest(content: bytes) -> np.ndarray:
 def join(chief: bool, count: int) -> Workers | None:
     """Meet the other workers that TF_CONFIG names, before anything is computed.
 
+    Takes and raises what `find_workers` does; None for a worker that is alone.
+
+    Raises:
+        RuntimeError: the workers did not come together.
+    """
+    found = find_workers(chief, count)
+    if found is None:
+        return None
+    addresses, number = found
+    _meet(addresses, number)
+    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=HUNG_SECONDS)
+    # TensorFlow would wait for an hour for one that ended just now, and would hold up Python.
+    faulthandler.dump_traceback_later(_read_wait(), exit=True)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    except (tf.errors.OpError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RuntimeError(
+            f"TF_CONFIG: worker {number} ({addresses[number]}) could not join ({reason}); is its "
+            f"port free, and are all started?"
+        ) from None
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow's handler only records it
+    return Workers(addresses, number, strategy)
+
+
+def find_workers(chief: bool, count: int) -> tuple[list[str], int] | None:
+    """Read from TF_CONFIG all workers' addresses, and the caller's number.
+
     Args:
         chief: whether the caller is the one that writes.
         count: how many there must be, `train.workers`: the result's bits depend on it.
@@ -158,7 +191,6 @@ def join(chief: bool, count: int) -> Workers | None:
 
     Raises:
         ValueError: TF_CONFIG is malformed, names another one than the caller, or another number.
-        RuntimeError: the workers did not come together.
     """
     if chief and TF_CONFIG not in os.environ:
         if count == 1:
@@ -178,22 +210,7 @@ def join(chief: bool, count: int) -> Workers | None:
         raise ValueError(
             f"TF_CONFIG: this is worker {number} of {len(addresses)}: run {right} here"
         )
-    _meet(addresses, number)
-    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=HUNG_SECONDS)
-    # TensorFlow would wait for an hour for one that ended just now, and would hold up Python.
-    faulthandler.dump_traceback_later(_read_wait(), exit=True)
-    try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-    except (tf.errors.OpError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RuntimeError(
-            f"TF_CONFIG: worker {number} ({addresses[number]}) could not join ({reason}); is its "
-            f"port free, and are all started?"
-        ) from None
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow's handler only records it
-    return Workers(addresses, number, strategy)
+    return addresses, number
 
 
 def _read_wait() -> int:
