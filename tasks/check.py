@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 
-from fashion_mlp.paths import MODEL
 from pipeline.guard import look_at_machine
 from pipeline.params import (
     FILES,
@@ -65,12 +64,13 @@ def check_machine(train: Train) -> None:
     """
     if train.device == "cpu" and train.workers == 1 and "TF_CONFIG" not in os.environ:
         return
+    from fashion_mlp.network import engine
+    from fashion_mlp.paths import MODEL
+
     _, before = recorded().get(str(MODEL), ("", {}))
     values = read_values(PARAMS_FILE)
     if before and before == {key: take(values, key) for key in before}:
         return
-    from fashion_mlp.network import engine
-
     engine.start(train.device)
 
     from fashion_mlp.training.workers import find_workers

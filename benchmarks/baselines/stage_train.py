@@ -32,7 +32,7 @@ def main() -> None:
             raise EndOfTurns
 
     if turns.wait():
-        params = Train.model_validate({"precision": sys.argv[1], "epochs": sys.maxsize})
+        params = Train.model_validate({"precision": sys.argv[1], "epochs": 1_000_000})
         none = Split(split.images[:0], split.labels[:0])
         image_shape = (1, split.images.shape[1])  # read by augmentation alone
         try:
