@@ -200,12 +200,17 @@ def read_listing(path: Path) -> list[tuple[str, str]]:
     """Read a cached listing: MD5 and relative path of each file of a folder.
 
     Raises:
-        ValueError: its own MD5 is not its name, or it can't be read.
+        ValueError: its own MD5 is not its name, what it names lies outside the
+            output or has no MD5, or it can't be read.
     """
     if md5(path) != path.parent.name + path.name.removesuffix(".dir"):
         raise ValueError
     entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return [(entry["md5"], entry["relpath"]) for entry in entries]
+    found = [(entry["md5"], entry["relpath"]) for entry in entries]
+    for number, inner in found:
+        if not MD5.fullmatch(number) or Path(inner).is_absolute() or ".." in Path(inner).parts:
+            raise ValueError
+    return found
 
 
 def recorded_files(cache: Path) -> Iterator[tuple[Path, str] | Damage]:

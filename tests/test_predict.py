@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -288,6 +289,7 @@ def test_main_ends_quietly_where_nobody_reads_on(model: Path, shirt: Path) -> No
         ("{photo} >&-", "standard output is closed"),
         ("- <&-", "-: standard input is closed"),
         ("{photo} --save {photo}", "--save: {photo}: File exists"),
+        ("{long} --save {folder}", "{long}: --save: {folder}/{name}.png: File name too long"),
         ("{photo} --save /proc", "{photo}: --save: /proc/shirt.png.png: No such file or directory"),
     ],
 )
@@ -295,10 +297,13 @@ def test_main_says_in_one_line_where_it_cannot_read_or_write(
     arguments: str, reason: str, model: Path, shirt: Path
 ) -> None:
     program = shlex.join(map(str, [sys.executable, SCRIPT, "--model", model]))
-    command = f"{program} {arguments.format(photo=shlex.quote(str(shirt)))}"
+    long = shirt.with_name("p" * 250 + ".png")
+    shutil.copy(shirt, long)
+    places = {"photo": shirt, "long": long, "folder": shirt.parent, "name": long.name}
+    command = f"{program} {arguments.format_map(places)}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert done.stderr == f"predict: {reason.format(photo=shirt)}\n"
+    assert done.stderr == f"predict: {reason.format_map(places)}\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'")

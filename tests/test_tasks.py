@@ -1,5 +1,6 @@
 """`make`, `make heal` and `make recipe` with real DVC, git and processes, on a tiny project."""
 
+import hashlib
 import json
 import os
 import re
@@ -182,6 +183,21 @@ def test_heal_removes_nothing_that_dvc_yaml_does_not_name(
     assert victim.read_text() == "years of work"
     tiny.good("make")
     assert tiny.results() == good
+
+
+@pytest.mark.parametrize("entry", [("../thesis", "0" * 32), ("/thesis", "0" * 32), ("a", "/b")])
+def test_a_listing_names_nothing_outside_its_folder(entry: tuple[str, str], tmp_path: Path) -> None:
+    from tasks.repair import object_of, read_listing
+
+    for name, number in (("b", "0" * 32), entry):
+        text = json.dumps([{"relpath": name, "md5": number}])
+        path = object_of(hashlib.md5(text.encode()).hexdigest() + ".dir", tmp_path)
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        if name == "b":
+            assert read_listing(path) == [(number, name)]
+    with pytest.raises(ValueError, match=r"^$"):
+        read_listing(path)
 
 
 @pytest.mark.parametrize("name", STATES)

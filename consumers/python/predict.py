@@ -439,9 +439,9 @@ def name_photo(network: Network, path: Path, language: str, save: Path | None) -
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return {"file": str(path), "error": reason or type(error).__name__}
     if save:
-        target = unused(save / f"{'stdin' if path == STDIN else path.name}.png")
+        target = save / f"{'stdin' if path == STDIN else path.name}.png"
         try:
-            Image.fromarray(picture).save(target)
+            Image.fromarray(picture).save(unused(target))
         except OSError as error:
             return {"file": str(path), "error": f"--save: {target}: {error.strerror or error}"}
     best = int(probabilities.argmax())
